@@ -1,0 +1,161 @@
+"""vault_pg: Vault's dynamic PostgreSQL credentials for async Python.
+
+Names are loaded when they are first used, so that `vault-pg --help` and a bare `import vault_pg` load neither hvac nor psycopg.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vault_pg.errors import (
+        BackendUnavailable,
+        CredentialRejected,
+        DatabaseError,
+        DatabaseNotFound,
+        DatabaseUnavailable,
+        LoginFailed,
+        MountNotFound,
+        NoCredential,
+        NotRenewable,
+        NotRunning,
+        PermissionDenied,
+        ProofFailed,
+        RoleNotFound,
+        SettingsError,
+        TokenInvalid,
+        VaultError,
+        VaultPgError,
+        VaultRefused,
+        VaultSealed,
+        VaultUnavailable,
+    )
+    from vault_pg.events import (
+        CredentialExpired,
+        DatabaseRecovered,
+        DrainOverdue,
+        Event,
+        GenerationClosed,
+        GenerationRetired,
+        LeaseIssued,
+        LeaseLost,
+        LeaseRenewed,
+        LeaseRevoked,
+        LeaseRotated,
+        ManagerStarted,
+        ManagerStopped,
+        RenewalFailed,
+        RevocationFailed,
+        RotationFailed,
+        StatusUnavailable,
+        TaskDied,
+        TokenIssued,
+        TokenLost,
+        TokenRenewalFailed,
+        TokenRenewed,
+        TokenRevoked,
+    )
+    from vault_pg.manager.connect import connect
+    from vault_pg.manager.manager import LeaseManager
+    from vault_pg.manager.registry import get_pool
+    from vault_pg.manager.status import Status
+    from vault_pg.pool.drain import Replacement
+    from vault_pg.pool.holder import HotSwapPool
+    from vault_pg.settings import AppRoleAuth, DatabaseSettings, Settings, TokenAuth, VaultSettings
+    from vault_pg.version import __version__
+
+_ERRORS = (
+    "BackendUnavailable", "CredentialRejected", "DatabaseError", "DatabaseNotFound", "DatabaseUnavailable", "LoginFailed",
+    "MountNotFound", "NoCredential", "NotRenewable", "NotRunning", "PermissionDenied", "ProofFailed", "RoleNotFound",
+    "SettingsError", "TokenInvalid", "VaultError", "VaultPgError", "VaultRefused", "VaultSealed", "VaultUnavailable",
+)  # fmt: skip
+_EVENTS = (
+    "CredentialExpired", "DatabaseRecovered", "DrainOverdue", "Event", "GenerationClosed", "GenerationRetired", "LeaseIssued",
+    "LeaseLost", "LeaseRenewed", "LeaseRevoked", "LeaseRotated", "ManagerStarted", "ManagerStopped", "RenewalFailed",
+    "RevocationFailed", "RotationFailed", "StatusUnavailable", "TaskDied", "TokenIssued", "TokenLost", "TokenRenewalFailed",
+    "TokenRenewed", "TokenRevoked",
+)  # fmt: skip
+_SETTINGS = ("AppRoleAuth", "DatabaseSettings", "Settings", "TokenAuth", "VaultSettings")
+_HOME = {
+    **dict.fromkeys(_ERRORS, "errors"),
+    **dict.fromkeys(_EVENTS, "events"),
+    **dict.fromkeys(_SETTINGS, "settings"),
+    "HotSwapPool": "pool.holder",
+    "LeaseManager": "manager.manager",
+    "Replacement": "pool.drain",
+    "Status": "manager.status",
+    "__version__": "version",
+    "connect": "manager.connect",
+    "get_pool": "manager.registry",
+}
+
+__all__ = [
+    "AppRoleAuth",
+    "BackendUnavailable",
+    "CredentialExpired",
+    "CredentialRejected",
+    "DatabaseError",
+    "DatabaseNotFound",
+    "DatabaseRecovered",
+    "DatabaseSettings",
+    "DatabaseUnavailable",
+    "DrainOverdue",
+    "Event",
+    "GenerationClosed",
+    "GenerationRetired",
+    "HotSwapPool",
+    "LeaseIssued",
+    "LeaseLost",
+    "LeaseManager",
+    "LeaseRenewed",
+    "LeaseRevoked",
+    "LeaseRotated",
+    "LoginFailed",
+    "ManagerStarted",
+    "ManagerStopped",
+    "MountNotFound",
+    "NoCredential",
+    "NotRenewable",
+    "NotRunning",
+    "PermissionDenied",
+    "ProofFailed",
+    "RenewalFailed",
+    "Replacement",
+    "RevocationFailed",
+    "RoleNotFound",
+    "RotationFailed",
+    "Settings",
+    "SettingsError",
+    "Status",
+    "StatusUnavailable",
+    "TaskDied",
+    "TokenAuth",
+    "TokenInvalid",
+    "TokenIssued",
+    "TokenLost",
+    "TokenRenewalFailed",
+    "TokenRenewed",
+    "TokenRevoked",
+    "VaultError",
+    "VaultPgError",
+    "VaultRefused",
+    "VaultSealed",
+    "VaultSettings",
+    "VaultUnavailable",
+    "__version__",
+    "connect",
+    "get_pool",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,147 @@
+"""Everything that can go wrong, as one tree.
+
+    VaultPgError
+    ├── SettingsError            bad settings; every mistake of one start at once
+    ├── NotRunning               `get_pool()` with no manager running
+    ├── NoCredential             no credential that works: checkouts are refused until there is one
+    ├── EndpointError            the status socket can't be served or its directory can't be trusted
+    ├── VaultError
+    │   ├── VaultUnavailable     Vault cannot answer now; asking again later may work (transient)
+    │   │   └── VaultSealed
+    │   ├── BackendUnavailable   Vault answers, the database behind it does not (transient)
+    │   ├── LoginFailed          Vault refuses the login
+    │   ├── TokenInvalid         the token is dead, and its leases with it
+    │   ├── PermissionDenied     the token lives, its policy lacks a right
+    │   ├── RoleNotFound
+    │   ├── MountNotFound
+    │   ├── LeaseLost            Vault no longer knows the lease
+    │   ├── NotRenewable         this lease or token cannot be renewed, ever
+    │   └── VaultRefused         any other refusal
+    └── DatabaseError
+        ├── DatabaseUnavailable  PostgreSQL cannot be reached now (transient)
+        ├── CredentialRejected   PostgreSQL refuses the login (a replica may not have the role yet: transient)
+        ├── DatabaseNotFound
+        └── ProofFailed          logged in, but the proof of a new pool failed
+
+Messages are sentences for the reader of a log at 3 a.m.; none carries a password or a token.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class VaultPgError(Exception):
+    """Root of all errors of vault_pg."""
+
+    transient: ClassVar[bool] = False
+    """True where the same call may work later with nothing changed by the user."""
+
+
+class SettingsError(VaultPgError):
+    """The settings cannot be used; `mistakes` has a sentence for each mistake."""
+
+    def __init__(self, *mistakes: str) -> None:
+        self.mistakes = mistakes
+        super().__init__("; ".join(mistakes))
+
+
+class NotRunning(VaultPgError):
+    """No LeaseManager runs in this process, or none that keeps this database."""
+
+
+class NoCredential(VaultPgError):
+    """There is no credential that works; the message says for which role, since when and why."""
+
+
+class EndpointError(VaultPgError):
+    """The status socket can't be served, or its directory can't be trusted."""
+
+
+class VaultError(VaultPgError):
+    """Vault was asked and the answer was not the one we need."""
+
+
+class VaultUnavailable(VaultError):
+    """Vault cannot answer now. `retry_after` (seconds) is Vault's own wish, where it told one."""
+
+    transient = True
+
+    def __init__(self, message: str, *, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class VaultSealed(VaultUnavailable):
+    """Vault is sealed: it answers nothing until an operator unseals it."""
+
+
+class BackendUnavailable(VaultError):
+    """Vault answers, but its own connection to the database fails."""
+
+    transient = True
+
+
+class LoginFailed(VaultError):
+    """Vault refuses the login."""
+
+
+class TokenInvalid(VaultError):
+    """Vault does not know the token (expired, revoked or mistyped)."""
+
+
+class PermissionDenied(VaultError):
+    """The token is alive but its policy does not allow `capability` on `path`."""
+
+    def __init__(self, message: str, *, path: str, capability: str) -> None:
+        super().__init__(message)
+        self.path = path
+        self.capability = capability
+
+
+class RoleNotFound(VaultError):
+    """The database mount has no such role."""
+
+
+class MountNotFound(VaultError):
+    """No secrets engine is mounted at this path."""
+
+
+class LeaseLost(VaultError):
+    """Vault no longer knows the lease: its PostgreSQL role is gone, or soon will be."""
+
+
+class NotRenewable(VaultError):
+    """This lease or token can't be renewed, now or later."""
+
+
+class VaultRefused(VaultError):
+    """Vault refused for a reason that asking again won't change."""
+
+
+class DatabaseError(VaultPgError):
+    """PostgreSQL could not be used with a new credential."""
+
+
+class DatabaseUnavailable(DatabaseError):
+    """PostgreSQL cannot be reached, is starting or stopping, or has no slot left."""
+
+    transient = True
+
+    def __init__(self, message: str, *, too_many_clients: bool = False) -> None:
+        super().__init__(message)
+        self.too_many_clients = too_many_clients
+
+
+class CredentialRejected(DatabaseError):
+    """PostgreSQL refuses user name and password. On a replica the role may be late, hence transient."""
+
+    transient = True
+
+
+class DatabaseNotFound(DatabaseError):
+    """The database named in the conninfo does not exist, or its name is refused."""
+
+
+class ProofFailed(DatabaseError):
+    """The login worked; the probe or the filling of the pool did not."""

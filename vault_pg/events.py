@@ -1,0 +1,249 @@
+"""Events: frozen facts about what happened, the raw material of logs, metrics and tests. None carries a secret."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import ClassVar, TypeAlias
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """Something that happened; `name` is what the log calls it."""
+
+    name: ClassVar[str] = "event"
+    level: ClassVar[str] = "info"
+    at: datetime = field(default_factory=_now, compare=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaseEvent(Event):
+    """About one lease of one database."""
+
+    database: str
+    role: str
+    lease_id: str
+    username: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaseIssued(LeaseEvent):
+    name: ClassVar[str] = "lease.issued"
+    ttl_seconds: float
+    renewable: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaseRenewed(LeaseEvent):
+    name: ClassVar[str] = "lease.renewed"
+    remaining_seconds: float
+    """What was left before the renewal."""
+    ttl_seconds: float
+    """What is left after it."""
+    capped: bool
+    """Less than asked for: max TTL is near, the next step is a rotation."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaseRotated(LeaseEvent):
+    """The new generation serves."""
+
+    name: ClassVar[str] = "lease.rotated"
+    generation: int
+    previous_lease_id: str | None
+    previous_username: str | None
+    why: str
+    seconds: float
+    """From the request to Vault to the swap."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaseLost(LeaseEvent):
+    name: ClassVar[str] = "lease.lost"
+    level: ClassVar[str] = "error"
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaseRevoked(LeaseEvent):
+    name: ClassVar[str] = "lease.revoked"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RevocationFailed(LeaseEvent):
+    """The lease could not be revoked; Vault ends it by itself at its TTL."""
+
+    name: ClassVar[str] = "lease.revocation_failed"
+    level: ClassVar[str] = "warning"
+    error: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RenewalFailed(LeaseEvent):
+    name: ClassVar[str] = "lease.renewal_failed"
+    level: ClassVar[str] = "warning"
+    error: str
+    attempt: int
+    retry_in_seconds: float | None
+    """None where no further renewal is tried."""
+    remaining_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RotationFailed(Event):
+    name: ClassVar[str] = "lease.rotation_failed"
+    level: ClassVar[str] = "error"
+    database: str
+    role: str
+    error: str
+    attempt: int
+    retry_in_seconds: float | None
+    remaining_seconds: float | None
+    """What the current credential still serves; None where there is none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CredentialExpired(Event):
+    """The horizon passed with no new credential: checkouts fail at once from here on."""
+
+    name: ClassVar[str] = "credential.expired"
+    level: ClassVar[str] = "critical"
+    database: str
+    role: str
+    error: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DatabaseRecovered(Event):
+    """A credential that works is back; checkouts are served again."""
+
+    name: ClassVar[str] = "credential.recovered"
+    database: str
+    role: str
+    outage_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationRetired(Event):
+    """The old pool takes no more checkouts; its borrowers may finish until the deadline."""
+
+    name: ClassVar[str] = "generation.retired"
+    database: str
+    generation: int
+    in_use: int
+    deadline_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DrainOverdue(Event):
+    """The drain deadline passed with connections out: their statements are cancelled and they are closed."""
+
+    name: ClassVar[str] = "generation.drain_overdue"
+    level: ClassVar[str] = "warning"
+    database: str
+    generation: int
+    holders: tuple[str, ...]
+    """Who holds what, since when."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationClosed(Event):
+    name: ClassVar[str] = "generation.closed"
+    database: str
+    generation: int
+    seconds: float
+    """From retire to closed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenEvent(Event):
+    method: str
+    serial: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenIssued(TokenEvent):
+    """A login worked, or a given token was looked up."""
+
+    name: ClassVar[str] = "token.issued"
+    ttl_seconds: float | None
+    renewable: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenRenewed(TokenEvent):
+    name: ClassVar[str] = "token.renewed"
+    ttl_seconds: float | None
+    capped: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenRenewalFailed(TokenEvent):
+    name: ClassVar[str] = "token.renewal_failed"
+    level: ClassVar[str] = "warning"
+    error: str
+    retry_in_seconds: float | None
+    remaining_seconds: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenLost(TokenEvent):
+    name: ClassVar[str] = "token.lost"
+    level: ClassVar[str] = "error"
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenRevoked(TokenEvent):
+    name: ClassVar[str] = "token.revoked"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenRevocationFailed(TokenEvent):
+    """A token that we logged in for could not be revoked; Vault ends it by itself at its TTL, and its leases with it."""
+
+    name: ClassVar[str] = "token.revocation_failed"
+    level: ClassVar[str] = "warning"
+    error: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskDied(Event):
+    """A background task ended by an exception that nobody expected; it is started again."""
+
+    name: ClassVar[str] = "manager.task_died"
+    level: ClassVar[str] = "critical"
+    task: str
+    error: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ManagerStarted(Event):
+    name: ClassVar[str] = "manager.started"
+    databases: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ManagerStopped(Event):
+    name: ClassVar[str] = "manager.stopped"
+    databases: tuple[str, ...]
+    seconds: float
+    left_behind: tuple[str, ...]
+    """Lease ids that could not be revoked."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StatusUnavailable(Event):
+    """The status socket could not be opened; everything else works."""
+
+    name: ClassVar[str] = "status.unavailable"
+    level: ClassVar[str] = "warning"
+    error: str
+
+
+Listener: TypeAlias = Callable[[Event], object]

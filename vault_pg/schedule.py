@@ -1,0 +1,144 @@
+"""When to do what next: pure functions of (lease, token, now). No clock, no I/O, no randomness of their own.
+
+Chance comes in as `draw`, a number in [0, 1) drawn once for each grant: asking twice gives the same answer, and tests choose it.
+
+Sources. Renewing at a random point of a wide window spreads a fleet that was restarted at once over the whole window within one
+TTL; Vault's LifetimeWatcher (70 to 73 %) and the Vault Secrets Operator (67 to 77 %) keep it bunched for a day. The backoff is
+"full jitter" (M. Brooker, "Exponential Backoff And Jitter", 2015).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from vault_pg.clock import Instant
+from vault_pg.lease import Lease, Token
+
+RENEW_WINDOW = (0.4, 0.75)
+"""Fractions of the TTL. The upper end leaves a quarter of the TTL for an outage of Vault."""
+
+ROTATE_WINDOW = 0.6
+"""A rotation forced by max TTL, max age or the token's end falls in the first part of what is left."""
+
+BACKOFF_FLOOR = 0.1
+BACKOFF_BASE = 0.5
+BACKOFF_CAP = 30.0
+BACKOFF_PRESSED = 4.0
+"""Seconds. The cap falls to a tenth of what is left before the horizon, down to the pressed cap. That holds past the horizon too:
+whoever waits for Vault then is down."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the user set, in seconds."""
+
+    max_age: float | None = None
+    lead: float = 60.0
+    """Time wanted for issue, build, prove and drain before the horizon; leases too short for it get half of what is left."""
+    increment: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Renew:
+    at: Instant
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rotate:
+    at: Instant
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """Neither a renewal nor a rotation would move the horizon: look again at `at`."""
+
+    at: Instant
+    why: str
+
+
+Step: TypeAlias = Renew | Rotate | Hold
+
+
+def horizon(lease: Lease, token: Token, max_age: float | None = None) -> Instant:
+    """The instant past which the lease's credential can't be trusted.
+
+    The earliest of: the lease's end as last granted, the end of the token that asked for it, issue + `max_age`.
+    `token` is the token that asked for the lease, as last granted.
+    """
+    ends = [lease.end, token.end]
+    if max_age is not None:
+        ends.append(lease.issued_at + max_age)
+    return min(ends)
+
+
+def renew_point(granted_at: Instant, ttl: float, draw: float) -> Instant:
+    """A point of RENEW_WINDOW of a grant of `ttl` seconds."""
+    low, high = RENEW_WINDOW
+    return granted_at + ttl * (low + (high - low) * draw)
+
+
+def rotate_point(start: Instant, end: Instant, lead: float, draw: float) -> Instant:
+    """A random point between `start` and `end`, early enough to leave `lead` seconds, or half of the time there is."""
+    left = max(0.0, end - start)
+    latest = min(left - min(lead, left / 2), left * ROTATE_WINDOW)
+    return start + latest * draw
+
+
+def next_step(lease: Lease, token: Token, current: Token, draw: float, limits: Limits) -> Step:
+    """What the lease needs next, and when.
+
+    `token` asked for the lease; `current` is the token that a new lease would be asked for with. The two differ after a new
+    login: then the lease has to be rotated while the old token still lives.
+    """
+    aged_out = math.inf if limits.max_age is None else lease.issued_at + limits.max_age
+    if current.serial != token.serial:
+        start, end = max(lease.issued_at, current.issued_at), min(lease.end, token.end, aged_out)
+        return Rotate(rotate_point(start, end, limits.lead, draw), "the token that asked for it is replaced")
+    token_out = math.inf if token.extendable else token.end
+    if token_out <= min(lease.end, aged_out):
+        # Only a new token could help, and getting one is the session's business: a new lease would die with this one.
+        return Hold(token_out, "it ends with its token, which cannot be renewed")
+    if aged_out <= lease.end:
+        return Rotate(rotate_point(lease.granted_at, aged_out, limits.lead, draw), "max age is near")
+    if lease.capped:
+        return Rotate(rotate_point(lease.granted_at, lease.end, limits.lead, draw), "max TTL is near")
+    low, high = RENEW_WINDOW
+    share = low + (high - low) * draw
+    if not lease.renewable:
+        at = min(renew_point(lease.granted_at, lease.ttl, draw), lease.end - min(limits.lead, lease.ttl / 2))
+        return Rotate(at, f"{share:.2f} of the TTL of a lease that cannot be renewed")
+    return Renew(renew_point(lease.granted_at, lease.ttl, draw), f"{share:.2f} of the TTL")
+
+
+def increment(lease: Lease, now: Instant, wanted: float | None = None) -> float:
+    """Seconds to ask a renewal for: the user's wish or the default TTL, but never so few that the lease would end sooner.
+
+    Vault *sets* the time left to the increment, it does not add to it.
+    """
+    return max(wanted if wanted is not None else lease.default_ttl, lease.end - now)
+
+
+def backoff(attempt: int, draw: float, *, left: float = 0.0, retry_after: float | None = None) -> float:
+    """Seconds to wait after failed attempt number `attempt` (from 1) with `left` seconds before the horizon (0 or less: past it).
+
+    Exponential with full jitter, never under BACKOFF_FLOOR; Retry-After is honoured as a minimum.
+    """
+    cap = min(BACKOFF_CAP, max(BACKOFF_PRESSED, left / 10))
+    if 0 < left < 4 * cap:
+        cap = max(BACKOFF_FLOOR, left / 4)  # leases of seconds: several tries fit into however little there is
+    wait = max(BACKOFF_FLOOR, min(cap, BACKOFF_BASE * 2.0 ** min(attempt - 1, 16)) * draw)
+    return wait if retry_after is None else max(wait, retry_after * (1 + 0.1 * draw))
+
+
+def call_timeout(left: float, *, most: float) -> float:
+    """Seconds that one request to Vault may take: always shorter than what is left before the horizon."""
+    return max(0.2, min(most, left / 2)) if left > 0 else most
+
+
+def drain_timeout(left: float, *, most: float) -> float:
+    """Seconds that a retired generation may drain: `most`, but over safely before its horizon is."""
+    return max(0.0, min(most, left * 0.8))
