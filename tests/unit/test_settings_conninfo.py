@@ -1,0 +1,133 @@
+"""libpq's connection strings: ours taken out, Vault's refused, the rest left as it is."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from vault_pg.errors import SettingsError
+from vault_pg.settings import DatabaseSettings
+from vault_pg.settings.conninfo import absorb, masked, problem
+
+SECRET = "much-too-secret"
+
+
+@pytest.mark.parametrize(
+    ("conninfo", "rest"),
+    [
+        (
+            "postgresql://db.internal/app?sslmode=verify-full&vault_role=app&vault_mount=team/db",
+            "postgresql://db.internal/app?sslmode=verify-full",
+        ),
+        ("postgres:///?vault_mount=team%2Fdb&vault_role=app", "postgres:///"),
+        ("postgresql://h1:5432,h2/db?vault_role=app&vault_mount=team/db", "postgresql://h1:5432,h2/db"),
+        ("postgresql://h1,[::1]:5433/db?vault_role=app&vault_mount=team/db&a=1+2", "postgresql://h1,[::1]:5433/db?a=1+2"),
+        ("host=db vault_role=app dbname='my db' vault_mount=team/db", "host=db dbname='my db'"),
+        ("vault_role = 'app' vault_mount=team/db host = db", "host = db"),
+        (r"options='-c x=\'vault_role=b\'' vault_role=app vault_mount=team/db", r"options='-c x=\'vault_role=b\''"),
+    ],
+)
+def test_role_and_mount_in_a_conninfo(conninfo: str, rest: str) -> None:
+    assert absorb({"conninfo": conninfo}) == {"conninfo": rest, "role": "app", "mount": "team/db"}
+
+
+def test_database_settings_take_role_and_mount_out_of_the_conninfo() -> None:
+    settings = DatabaseSettings(conninfo="postgresql://h1:5432,h2/db?vault_role=app&sslmode=require")
+    assert (settings.role, settings.mount) == ("app", "database")
+    assert conninfo_to_dict(settings.conninfo) == {"host": "h1,h2", "port": "5432,", "dbname": "db", "sslmode": "require"}
+
+
+@pytest.mark.parametrize(
+    "conninfo",
+    [
+        "",
+        "host=db  dbname=app",
+        "host='a b' options='-c vault_role=x'",
+        "postgresql://h1:1,h2:2/db?options=-c%20x%3D1&sslmode=require",
+    ],
+)
+def test_conninfo_without_ours_is_left_as_it_is(conninfo: str) -> None:
+    assert DatabaseSettings(role="app", conninfo=conninfo).conninfo == conninfo
+
+
+@pytest.mark.parametrize(
+    ("table", "name"),
+    [
+        ({"role": "a", "conninfo": "host=x vault_role=b"}, "vault_role"),
+        ({"role": "a", "conninfo": "postgresql://x/?vault_role=b"}, "vault_role"),
+        ({"role": "a", "mount": "m", "conninfo": "host=x vault_mount=n"}, "vault_mount"),
+        ({"role": "a", "conninfo": "vault_role=a vault_role=b"}, "vault_role"),
+    ],
+)
+def test_contradiction_in_one_place(table: dict[str, str], name: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        DatabaseSettings.model_validate(table)
+    (mistake,) = caught.value.mistakes
+    assert mistake.startswith(f"argument conninfo of DatabaseSettings says {name}, and another {name[6:]} is given beside it")
+
+
+def test_saying_the_same_twice_is_no_contradiction() -> None:
+    assert DatabaseSettings(role="app", conninfo="host=x vault_role=app").conninfo == "host=x"
+
+
+@pytest.mark.parametrize(
+    ("conninfo", "what"),
+    [
+        (f"host=db user=app password={SECRET}", "holds a user and a password"),
+        (f"postgresql://app:{SECRET}@db/app", "holds a user and a password"),
+        ("postgresql://app@db/app", "holds a user:"),
+        (f"postgresql://db/app?password={SECRET}", "holds a password"),
+        ("host=db port=54x32", "has a port that is no number"),
+        ("postgresql://db:70000/app", "has a port that is no number"),
+        ("host=db sslmod=require", "has a parameter sslmod, which libpq does not know: did you mean sslmode?"),
+        ("postgresql://db/app?vault_rol=x", "has a parameter vault_rol, which libpq does not know: did you mean vault_role?"),
+        ("host=db zzzzzzzz=1", "has a parameter zzzzzzzz, which libpq does not know: take it out, or correct its name"),
+        ("host='db", "is malformed"),
+        ("mysql://db/app", "is malformed"),
+        ("just-a-host", "is malformed"),
+        (f"postgresql://[::1/app?sslmode={SECRET}", "is malformed"),
+        (f"host=db password=a {SECRET}", "is malformed"),
+        (f"host=db password=a {SECRET}=x", "is malformed"),
+        ("host=db password=a hunter2=x", "is malformed"),
+        ("postgresql://db/app?hunter2=x@y", "is malformed"),
+        (f"postgresql://app:a?{SECRET}=b@db/app", "holds a user and a password"),
+        (f"postgresql://db/%zz{SECRET}", "is malformed"),
+    ],
+)
+def test_conninfo_that_cannot_be_used(conninfo: str, what: str) -> None:
+    told = problem(conninfo)
+    assert told is not None
+    assert told.startswith(what)
+    assert SECRET not in told
+    with pytest.raises(SettingsError) as caught:
+        DatabaseSettings(role="app", conninfo=conninfo)
+    assert caught.value.mistakes == (f"argument conninfo of DatabaseSettings {told}",)
+    assert caught.value.__context__ is None
+
+
+@pytest.mark.parametrize(
+    ("conninfo", "shown"),
+    [
+        (f"host=db sslpassword='{SECRET} x' dbname=a", "host=db sslpassword=*** dbname=a"),
+        (f"postgresql://db/a?sslpassword={SECRET}&sslmode=require", "postgresql://db/a?sslpassword=***&sslmode=require"),
+        (f"postgresql://a:{SECRET}@db/a", "***"),
+        (f"postgresql://a:a?{SECRET}@db/a", "***"),
+        (f"password={SECRET} '", "***"),
+    ],
+)
+def test_secrets_are_masked(conninfo: str, shown: str) -> None:
+    assert masked(conninfo) == shown
+
+
+VALUES = st.text(st.characters(exclude_characters="\x00", exclude_categories=["Cs"]), max_size=12)
+
+
+@given(dbname=VALUES, options=VALUES, role=st.from_regex(r"[a-z][a-z0-9_]{0,8}", fullmatch=True))
+def test_whatever_libpq_quotes_comes_through(dbname: str, options: str, role: str) -> None:
+    rest = make_conninfo(dbname=dbname, options=options)
+    for conninfo in (f"{rest} vault_role={role}", f"vault_role={role} {rest}"):
+        taken = absorb({"conninfo": conninfo})
+        assert taken["role"] == role
+        assert conninfo_to_dict(taken["conninfo"]) == conninfo_to_dict(rest)

@@ -1,0 +1,160 @@
+"""One database: its Vault role, how to reach it, and the pool for it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+
+from pydantic import Field, ValidationInfo, field_serializer, field_validator, model_validator
+
+from vault_pg.settings import conninfo
+from vault_pg.settings.model import Model
+from vault_pg.settings.tree import Variable
+from vault_pg.settings.values import Mount, Role, Seconds, mistake
+
+if TYPE_CHECKING:
+    from psycopg import AsyncConnection
+
+    ConnectionHook: TypeAlias = Callable[[AsyncConnection[Any]], Awaitable[None]]
+    ConnectionProbe: TypeAlias = Callable[[AsyncConnection[Any]], Awaitable[object]]
+    ConnectionClass: TypeAlias = type[AsyncConnection[Any]]
+else:
+    # pydantic checks no more than this, and the import of psycopg would cost every `vault-pg --help`.
+    ConnectionHook = ConnectionProbe = Callable[..., Any]
+    ConnectionClass = type
+
+
+class DatabaseSettings(Model):
+    """One database: its Vault role, how to reach it, and the pool for it. User and password come from Vault alone."""
+
+    # Required, but type checkers are told of a default: the role may stand in the conninfo.
+    role: Annotated[Role, Variable("VAULT_PG_ROLE"), Field(title="database role", description="Vault's database role")] = Field(
+        default=...
+    )
+    mount: Annotated[Mount, Variable("VAULT_PG_MOUNT"), Field(description="Where the secrets engine is mounted")] = "database"
+    conninfo: Annotated[
+        str,
+        Variable("VAULT_PG_CONNINFO"),
+        Field(description="libpq's keywords or URI, with no user or password; vault_role and vault_mount may stand in it"),
+    ] = ""
+    min_size: Annotated[
+        int, Variable("VAULT_PG_MIN_SIZE"), Field(ge=0, description="Connections that the pool keeps at least")
+    ] = 4
+    max_size: Annotated[int, Variable("VAULT_PG_MAX_SIZE"), Field(ge=1, description="Connections that the pool has at most")] = 10
+    overlap: Annotated[
+        int | None,
+        Variable("VAULT_PG_OVERLAP"),
+        Field(ge=1, description="Connections beyond max_size while a rotation goes on; without it min_size, at least 1"),
+    ] = None
+    timeout: Annotated[
+        Seconds, Variable("VAULT_PG_TIMEOUT"), Field(description="Longest wait for a connection of the pool, in seconds")
+    ] = 30.0
+    max_waiting: Annotated[
+        int, Variable("VAULT_PG_MAX_WAITING"), Field(ge=0, description="Clients that may wait for a connection; 0: any number")
+    ] = 0
+    max_lifetime: Annotated[
+        Seconds, Variable("VAULT_PG_MAX_LIFETIME"), Field(description="Age at which a connection is replaced, in seconds")
+    ] = 3600.0
+    max_idle: Annotated[
+        Seconds,
+        Variable("VAULT_PG_MAX_IDLE"),
+        Field(description="Idle time after which a connection beyond min_size is closed, in seconds"),
+    ] = 600.0
+    max_age: Annotated[
+        Seconds | None,
+        Variable("VAULT_PG_MAX_AGE"),
+        Field(description="Age at which a credential is replaced even if Vault would renew it, in seconds"),
+    ] = None
+    increment: Annotated[
+        Seconds | None,
+        Variable("VAULT_PG_INCREMENT"),
+        Field(description="What a renewal asks for, in seconds; without it the role's default TTL"),
+    ] = None
+    drain_timeout: Annotated[
+        Seconds,
+        Variable("VAULT_PG_DRAIN_TIMEOUT"),
+        Field(description="How long borrowers may keep connections of a replaced credential, in seconds"),
+    ] = 60.0
+    build_timeout: Annotated[
+        Seconds, Variable("VAULT_PG_BUILD_TIMEOUT"), Field(description="How long a new pool may take to be ready, in seconds")
+    ] = 30.0
+    kwargs: Annotated[dict[str, Any], Field(description="Further arguments of psycopg's AsyncConnection.connect")] = Field(
+        default_factory=dict
+    )
+    connection_class: Annotated[
+        ConnectionClass | None, Field(description="Class of the connections, a kind of psycopg's AsyncConnection")
+    ] = None
+    configure: Annotated[ConnectionHook | None, Field(description="Coroutine function run on each new connection")] = None
+    check: Annotated[ConnectionHook | None, Field(description="Coroutine function run on each checkout")] = None
+    reset: Annotated[ConnectionHook | None, Field(description="Coroutine function run on each returned connection")] = None
+    probe: Annotated[
+        ConnectionProbe | None,
+        Field(description="Coroutine function that proves a new credential before it serves; raises if not"),
+    ] = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_ours_out(cls, data: Any) -> Any:
+        return conninfo.absorb(data) if isinstance(data, dict) else data
+
+    @field_validator("conninfo")
+    @classmethod
+    def _usable_conninfo(cls, value: str) -> str:
+        problem = conninfo.problem(value)
+        if problem:
+            raise mistake(problem)
+        return value
+
+    @field_validator("max_size")
+    @classmethod
+    def _room_for_min_size(cls, value: int, info: ValidationInfo) -> int:
+        least = info.data.get("min_size", value)
+        if value < least:
+            raise mistake(f"is {value}, less than {{other}}, {least}: raise max_size or lower min_size", other="min_size")
+        return value
+
+    @field_validator("overlap")
+    @classmethod
+    def _default_overlap(cls, value: int | None, info: ValidationInfo) -> int:
+        return max(1, info.data.get("min_size", 1)) if value is None else value
+
+    @field_validator("kwargs")
+    @classmethod
+    def _no_credential(cls, value: dict[str, Any]) -> dict[str, Any]:
+        for name in (*conninfo.SUPPLIED, "conninfo"):
+            if name in value:
+                why = "use the setting conninfo" if name == "conninfo" else "Vault supplies both user and password"
+                raise mistake(f"holds {name}: take that out, {why}")
+        return value
+
+    @field_validator("connection_class")
+    @classmethod
+    def _kind_of_connection(cls, value: type | None) -> type | None:
+        if value is not None:
+            from psycopg import AsyncConnection  # noqa: PLC0415 - whoever has such a class has psycopg imported
+
+            if not issubclass(value, AsyncConnection):
+                raise mistake("is no kind of psycopg's AsyncConnection: derive the class from that")
+        return value
+
+    @field_serializer("conninfo", when_used="json")
+    def _json_conninfo(self, value: str) -> str:
+        return conninfo.masked(value)
+
+    @field_serializer("kwargs", when_used="json")
+    def _json_kwargs(self, value: dict[str, Any]) -> dict[str, str]:
+        return {name: "***" if name in conninfo.SECRETS else repr(each) for name, each in value.items()}
+
+    @field_serializer("connection_class", "configure", "check", "reset", "probe", when_used="json")
+    def _json_python(self, value: object) -> str | None:
+        return None if value is None else str(getattr(value, "__qualname__", type(value).__qualname__))
+
+    def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
+        for name, value in super().__repr_args__():
+            match name:
+                case "conninfo":
+                    yield name, conninfo.masked(self.conninfo)
+                case "kwargs":
+                    yield name, self._json_kwargs(self.kwargs)
+                case _:
+                    yield name, value

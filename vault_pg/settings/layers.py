@@ -1,0 +1,190 @@
+"""Where settings come from, and how the sources are laid over each other, field by field.
+
+Each source becomes a layer: a flat table of the values it gives, by path. Laying the layers on each other, the weakest first, is then
+one update after the other, and each value keeps the name of its source for the mistakes.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path as FilePath
+from tomllib import TOMLDecodeError
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic_settings import BaseSettings, TomlConfigSettingsSource
+
+from vault_pg.settings import conninfo
+from vault_pg.settings.auth import METHODS, AuthMethod
+from vault_pg.settings.mistakes import did_you_mean
+from vault_pg.settings.tree import DEFAULT_DATABASE, Path, entries
+from vault_pg.settings.values import trouble
+
+CONFIG = "VAULT_PG_CONFIG"
+PREFIX = "VAULT_PG_"
+
+NOT_OURS = re.compile(
+    r"""VAULT_PG_(TEST_|LOG
+    |(.*_)?SERVICE_(HOST|PORT(_.*)?)$
+    |(.*_)?PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?$)""",
+    re.VERBOSE,
+)
+"""Variables that are no settings: of the tests, of logging, and those that Kubernetes makes for a service called vault-pg or vault-pg-…."""
+
+VAULT: Path = ("vault",)
+AUTH: Path = ("vault", "auth")
+METHOD: Path = ("vault", "auth", "method")
+TOKEN: Path = ("vault", "auth", "token")
+DATABASES: Path = ("databases",)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What one source gives."""
+
+    values: dict[Path, Any]
+    """By path, tables before what stands in them; the value of a table is an empty dict."""
+    where: Callable[[Path], str]
+
+    def databases(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(path[1] for path in self.values if path[:1] == DATABASES and len(path) > 1))
+
+
+class Unreadable(Exception):
+    """A source that cannot be read; the text is a mistake."""
+
+
+def keywords(data: Mapping[str, Any]) -> Layer:
+    # TokenAuth(token=None) asks for no login without a token: it leaves the token to the other sources.
+    values = {path: value for path, value in _flat(data) if path != TOKEN or value is not None}
+    return Layer(values, lambda path: f"argument {'.'.join(path)}")
+
+
+def environment(root: type[BaseModel], method: object) -> Layer:
+    """The variables of all settings, of the login methods those of `method` alone. Empty variables count as not set."""
+    names = {
+        entry.path: entry.variable
+        for entry in entries(root)
+        if (entry.variable and entry.method in {"", method}) or entry.path == METHOD
+    }
+    given = {path: os.environ[name] for path, name in names.items() if name and os.environ.get(name, "").strip()}
+    table: dict[str, Any] = {path[-1]: value for path, value in given.items() if path[:1] == DATABASES}
+    values = {path: value for path, value in given.items() if path[:1] != DATABASES}
+    values |= {(*DATABASES, DEFAULT_DATABASE, name): value for name, value in conninfo.absorb(table).items()}
+
+    def where(path: Path) -> str:
+        # A role out of the conninfo has no variable of its own.
+        held = path if path in given else (*path[:-1], "conninfo")
+        return f"environment variable {names.get(held) or names[path]}"
+
+    return Layer(values, where)
+
+
+def misspelt(root: type[BaseModel]) -> Iterator[str]:
+    """A mistake for each variable that looks like one of ours and is none."""
+    known = {entry.variable for entry in entries(root) if entry.variable} | {CONFIG}
+    for name in sorted(os.environ):
+        if name.startswith(PREFIX) and name not in known and not NOT_OURS.match(name):
+            ours = {other for other in known if other.startswith(PREFIX)}
+            yield f"environment variable {name} is no setting: {did_you_mean(name, ours, prefix=PREFIX)}"
+
+
+def toml(root: type[BaseSettings]) -> Layer:
+    """The file that VAULT_PG_CONFIG names, if it names one. Raises Unreadable."""
+    name = os.environ.get(CONFIG, "").strip()
+    if not name:
+        return Layer({}, str)
+    file = FilePath(name)
+    try:
+        file = file.expanduser()
+        with file.open("rb"):  # the source passes over a file that it does not find
+            data = TomlConfigSettingsSource(root, toml_file=file)()
+    except OSError as error:
+        reason = f"which {trouble(error)}: name a TOML file that this process can read"
+    except TOMLDecodeError as error:
+        reason = f"which is no valid TOML: {error}"
+    except (UnicodeDecodeError, RecursionError, RuntimeError):
+        reason = "which is no valid TOML: give a TOML file in UTF-8"
+    else:
+        return Layer(dict(_flat(data)), lambda path: f"{'.'.join(path)} in {file}")
+    raise Unreadable(f"environment variable {CONFIG} names {file}, {reason}")
+
+
+def token_file() -> Layer:
+    """The token that `vault login` left in the home directory, if it did. Raises Unreadable."""
+    try:
+        text = (FilePath.home() / ".vault-token").read_text(encoding="utf-8").strip()
+    except FileNotFoundError:
+        text = ""
+    except RuntimeError:  # no home directory
+        text = ""
+    except (OSError, UnicodeDecodeError):
+        text = None
+    if text is None:
+        raise Unreadable(
+            "~/.vault-token cannot be read: make it a file that this process can read, remove it, or set VAULT_TOKEN"
+        )
+    return Layer({TOKEN: text} if text else {}, lambda _: "the content of ~/.vault-token")
+
+
+def lay(layers: list[Layer], method: object) -> tuple[dict[Path, Any], dict[Path, str]]:
+    """The values of all layers (the weakest first) laid on each other, and the name of the source of each."""
+    auth = METHODS.get(method, AuthMethod) if isinstance(method, str) else AuthMethod
+    values: dict[Path, Any] = {}
+    origins: dict[Path, str] = {}
+    for layer in layers:
+        given = _of_method(layer.values, method)
+        replaced = {path for path in values if path[:-1] == AUTH and path[-1] in auth.alternatives and _gives(given, auth)}
+        values = {path: value for path, value in values.items() if path not in replaced} | given
+        origins |= {path: layer.where(path) for path in given}
+    return values, origins
+
+
+def nested(values: Mapping[Path, Any]) -> dict[str, Any]:
+    """The flat table as the tree that it stands for. Below a value that is no table, nothing is put."""
+    tree: dict[str, Any] = {}
+    for path in sorted(values, key=len):
+        table: Any = tree
+        for key in path[:-1]:
+            table = table.setdefault(key, {}) if isinstance(table, dict) else None
+        if isinstance(table, dict):
+            value = values[path]
+            table[path[-1]] = {} if is_table(path) and isinstance(value, dict) else value
+    return tree
+
+
+def _of_method(values: dict[Path, Any], method: object) -> dict[Path, Any]:
+    """A layer that logs in by another method has nothing to say about this one."""
+    if values.get(METHOD, method) == method:
+        return values
+    return {path: value for path, value in values.items() if path[: len(AUTH)] != AUTH}
+
+
+def _gives(values: Mapping[Path, Any], auth: type[AuthMethod]) -> bool:
+    return any(values.get((*AUTH, name)) is not None for name in auth.alternatives)
+
+
+def _flat(table: Mapping[str, Any], path: Path = ()) -> Iterator[tuple[Path, Any]]:
+    for key, value in table.items():
+        here = (*path, str(key))
+        inner = _table(value) if is_table(here) else None
+        if inner is None:
+            yield here, value
+        else:
+            yield here, {}
+            yield from _flat(conninfo.absorb(inner) if here[:1] == DATABASES and len(here) > 1 else inner, here)
+
+
+def is_table(path: Path) -> bool:
+    return path in {VAULT, AUTH, DATABASES} or (path[:1] == DATABASES and len(path) == len(DATABASES) + 1)
+
+
+def _table(value: object) -> Mapping[str, Any] | None:
+    """Of a model only what its maker set, so that the rest can still come from a weaker source."""
+    if isinstance(value, BaseModel):
+        names = value.model_fields_set | ({"method"} if isinstance(value, AuthMethod) else set())
+        return {name: getattr(value, name) for name in names}
+    return value if isinstance(value, Mapping) else None

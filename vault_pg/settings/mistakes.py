@@ -1,0 +1,111 @@
+"""pydantic's errors as sentences: where the value came from, what is wrong with it, what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeAlias
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+from pydantic_settings import BaseSettings
+
+from vault_pg.settings.tree import DEFAULT_DATABASE, Path, Place, entries, method_of, place, variable_of
+
+Where: TypeAlias = Callable[[Path], str]
+"""Names the source of the value at a path: "environment variable VAULT_PG_ROLE"."""
+
+PROBLEMS = {
+    "bool_parsing": "is neither true nor false: give one of them, or 1 or 0",
+    "bool_type": "is neither true nor false: give one of them, or 1 or 0",
+    "int_parsing": "is not a whole number: give one such as 4",
+    "int_parsing_size": "is too large a number: give one such as 4",
+    "int_type": "is not a whole number: give one such as 4",
+    "int_from_float": "is not a whole number: give one such as 4",
+    "float_parsing": "is not a number of seconds: give one such as 30 or 30s",
+    "float_type": "is not a number of seconds: give one such as 30 or 30s",
+    "finite_number": "is not a number of seconds: give one such as 30 or 30s",
+    "string_type": "is not a text: give it as a string",
+    "string_too_short": "is empty: give a value, or leave it out",
+    "path_type": "is not a path: give it as a string",
+    "callable_type": "is no Python function: pass one as an argument of DatabaseSettings",
+    "is_type": "is no Python class: pass one as an argument of DatabaseSettings",
+    "dict_type": "is not a table of names and values: give it as one",
+    "model_type": "is not a table of settings: give it as one",
+    "model_attributes_type": "is not a table of settings: give it as one",
+}
+"""What follows the name of the value, by pydantic's type of error. None repeats the value, which may be a secret."""
+
+BOUNDS = {
+    "greater_than": "more than {gt:g}",
+    "greater_than_equal": "{ge:g} or more",
+}
+
+LONGEST_METHOD = 12
+"""Letters of a word that may be meant as a login method; anything else in its place may be a token, and is not shown."""
+
+
+def did_you_mean(word: str, known: Iterable[str], *, prefix: str = "") -> str:
+    """The close one among `known`, or all of them where none is close; all begin with `prefix`, which makes none of them close."""
+    names = sorted(known)
+    close = difflib.get_close_matches(word.removeprefix(prefix), [name.removeprefix(prefix) for name in names], n=1)
+    return f"did you mean {prefix}{close[0]}?" if close else f"known are {', '.join(names)}"
+
+
+def sentences(error: ValidationError, root: type[BaseModel], where: Where, *, missing: bool = True) -> Iterator[str]:
+    """One sentence for each mistake that pydantic found in a `root`; what is missing is left out unless `missing`."""
+    for details in error.errors(include_url=False):
+        if missing or details["type"] != "missing":
+            yield _sentence(details, root, where)
+
+
+def _sentence(details: ErrorDetails, root: type[BaseModel], where: Where) -> str:
+    keys = [str(key) for key in details["loc"]]
+    parent, name = place(root, keys[:-1]), keys[-1]
+    path = (*parent.path, name)
+    kind, context = details["type"], details.get("ctx", {})
+    if kind == "mistake":
+        other = where((*parent.path, context["other"])) if context["other"] else ""
+        return f"{where(path)} {context['problem'].replace('{other}', other)}"
+    if kind == "missing":
+        return _missing(parent, name, root)
+    if kind == "extra_forbidden":
+        return f"{where(path)} is no setting: {_suggestion(name, parent, root)}"
+    if kind.startswith("union_tag"):
+        return _unknown_method(str(context.get("tag", "")), place(root, keys), where)
+    if kind in BOUNDS:
+        return f"{where(path)} is {details['input']}: give {BOUNDS[kind].format(**context)}"
+    return f"{where(path)} {PROBLEMS.get(kind, 'cannot be used: give another value')}"
+
+
+def _missing(parent: Place, name: str, root: type[BaseModel]) -> str:
+    field = parent.models[0].model_fields[name]
+    dotted = ".".join((*parent.path, name))
+    if not issubclass(root, BaseSettings):
+        return f"no {field.title or name}: give {dotted} as an argument of {root.__name__}"
+    database = parent.path[1] if parent.path[0] == "databases" else ""
+    variable = None if database not in {"", DEFAULT_DATABASE} else variable_of(field)
+    ways = [f"set {variable}"] if variable else []
+    ways.append(f"give {dotted} as an argument or in the TOML file")
+    if name == "role" and database:
+        ways.append("put vault_role=… into the conninfo")
+    whose = "" if variable else f" for {database!r}"
+    return f"no {field.title or name}{whose}: {', or '.join(ways)}"
+
+
+def _suggestion(name: str, parent: Place, root: type[BaseModel]) -> str:
+    """The close name beside it, else the login method that has such a setting, else all that is known."""
+    model = parent.models[0]
+    used = method_of(model)
+    owners = {entry.method for entry in entries(root) if used and entry.method and entry.path[-1] == name}
+    if owners:
+        return f"the login method is {used}, and {name} belongs to {' and '.join(sorted(owners))}: set method to that"
+    return did_you_mean(name, model.model_fields)
+
+
+def _unknown_method(tag: str, union: Place, where: Where) -> str:
+    known = [method_of(model) for model in union.models]
+    shown = f"is {tag!r}, which" if tag.isalpha() and len(tag) <= LONGEST_METHOD else "holds what"
+    close = difflib.get_close_matches(tag, known, n=1)
+    hint = f"did you mean {close[0]}? Known are" if close else "give one of"
+    return f"{where((*union.path, 'method'))} {shown} is no login method: {hint} {', '.join(known)}"

@@ -1,0 +1,53 @@
+"""The settings as rows of a table, for the README and for whoever lists them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from pydantic.fields import FieldInfo
+
+from vault_pg.settings.auth import METHODS
+from vault_pg.settings.layers import METHOD
+from vault_pg.settings.settings import Settings
+from vault_pg.settings.tree import entries
+
+
+class Row(NamedTuple):
+    """One setting."""
+
+    name: str
+    """As in the TOML file; those of the database "default" stand for those of any."""
+    variable: str | None
+    """The environment variable, None where there is none."""
+    default: str
+    """The word "required", nothing where the setting is off by default, else the value as TOML has it."""
+    description: str
+
+
+def rows() -> Iterator[Row]:
+    """A row for each setting, in the order of the classes."""
+    method_seen = False
+    for entry in entries(Settings):
+        name, description = ".".join(entry.path), entry.field.description or ""
+        if entry.path == METHOD:
+            if method_seen:
+                continue
+            method_seen, description = True, f"{description}: {', '.join(METHODS)}"
+        elif entry.method:
+            name = f"{name} ({entry.method})"
+        yield Row(name, entry.variable, _default(entry.field), description)
+
+
+def _default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "required"
+    match field.default:
+        case bool():
+            return str(field.default).lower()
+        case int() | float():
+            return f"{field.default:g}"
+        case str():
+            return field.default
+        case _:
+            return ""

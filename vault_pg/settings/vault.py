@@ -1,0 +1,83 @@
+"""Where Vault is and how to talk to it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+from pydantic import Field, ValidationInfo, field_validator
+
+from vault_pg.settings.auth import AuthSettings, TokenAuth
+from vault_pg.settings.model import Model
+from vault_pg.settings.tree import Variable
+from vault_pg.settings.values import Directory, HeaderText, ReadableFile, Seconds, mistake
+
+
+class VaultSettings(Model):
+    """Where Vault is and how to talk to it; Vault's own environment variables count as everywhere."""
+
+    address: Annotated[str, Variable("VAULT_ADDR"), Field(description="URL of Vault")] = "https://127.0.0.1:8200"
+    namespace: Annotated[
+        HeaderText | None, Variable("VAULT_NAMESPACE"), Field(description="Namespace (Vault Enterprise, OpenBao)")
+    ] = None
+    auth: Annotated[AuthSettings, Field(description="How to log in")] = Field(default_factory=TokenAuth)
+    ca_cert: Annotated[
+        ReadableFile | None, Variable("VAULT_CACERT"), Field(description="File with the CA certificate of Vault's server, PEM")
+    ] = None
+    ca_path: Annotated[Directory | None, Variable("VAULT_CAPATH"), Field(description="Directory of CA certificates, PEM")] = None
+    client_cert: Annotated[
+        ReadableFile | None, Variable("VAULT_CLIENT_CERT"), Field(description="File with our own TLS certificate, PEM")
+    ] = None
+    client_key: Annotated[
+        ReadableFile | None, Variable("VAULT_CLIENT_KEY"), Field(description="File with the key of our own TLS certificate, PEM")
+    ] = None
+    skip_verify: Annotated[
+        bool, Variable("VAULT_SKIP_VERIFY"), Field(description="Do not check Vault's TLS certificate; never in production")
+    ] = False
+    timeout: Annotated[
+        Seconds,
+        Variable("VAULT_CLIENT_TIMEOUT"),
+        Field(description="Longest wait for an answer of Vault, in seconds; shorter where a lease ends sooner"),
+    ] = 10.0
+
+    @field_validator("address")
+    @classmethod
+    def _usable_address(cls, value: str) -> str:
+        problem = _address_problem(value)
+        if problem:
+            raise mistake(f"{problem}: give a URL such as https://vault.example.com:8200")
+        return value.rstrip("/")
+
+    @field_validator("auth", mode="before")
+    @classmethod
+    def _token_by_default(cls, value: Any) -> Any:
+        return {"method": "token", **value} if isinstance(value, dict) else value
+
+    @field_validator("client_key")
+    @classmethod
+    def _cert_and_key(cls, value: object, info: ValidationInfo) -> object:
+        if "client_cert" not in info.data:
+            return value  # that mistake is told already
+        if value is None and info.data["client_cert"] is not None:
+            raise mistake("is not given, but {other} is: give both, or neither", other="client_cert")
+        if value is not None and info.data["client_cert"] is None:
+            raise mistake("is given without client_cert: give both, or neither")
+        return value
+
+
+def _address_problem(address: str) -> str | None:
+    """What makes an address useless. The address is not repeated: it may hold a password."""
+    try:
+        parts = urlsplit(address)
+        host, _ = parts.hostname, parts.port  # reading the port checks it
+    except ValueError:
+        return "is no URL, or has no valid port"
+    if parts.scheme not in {"http", "https"} or not host:
+        return "is no http or https URL with a host"
+    if parts.username is not None or parts.password is not None:
+        return "holds a user name or password, which Vault has no use for"
+    if parts.query or parts.fragment:
+        return "has a query or a fragment"
+    if not address.isprintable() or " " in address:
+        return "holds a space or a line break"
+    return None
