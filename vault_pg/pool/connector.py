@@ -1,0 +1,87 @@
+"""How one generation opens its connections: with its own credential, one at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from time import monotonic
+from typing import Any, Generic
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
+from psycopg_pool.abc import ACT
+
+from vault_pg.errors import DatabaseError
+from vault_pg.lease import Credential
+from vault_pg.pool.faults import login_fault
+
+CONNECT_TIMEOUT = 10
+"""Seconds for one login where neither conninfo nor kwargs nor PGCONNECT_TIMEOUT says otherwise."""
+
+
+class Connector(Generic[ACT]):
+    """Stands where psycopg_pool expects a connection class: it calls `connect()` and nothing else.
+
+    The credential is added here, at the last moment, so that the pool's `conninfo` and `kwargs` hold no secret. A connection that is
+    being opened belongs to its generation from its first byte on: no swap can make a pool keep one of another credential.
+    """
+
+    def __init__(self, credential: Credential, connection_class: type[ACT], *, breath: float = 0.0) -> None:
+        self.credential = credential
+        self.connection_class = connection_class
+        self.last_error: DatabaseError | None = None
+        self.breath = breath
+        """Pause after each login, as a multiple of what it took. A SCRAM login costs client and server 5 to 10 ms of CPU; a row of
+        them without a pause is what the clients of a busy pool would notice of a rotation."""
+        self._turn = asyncio.Lock()
+        self._proven: ACT | None = None
+
+    async def connect(self, conninfo: str = "", **kwargs: Any) -> ACT:
+        """A new connection, or the one that was proven before there was a pool. Raises psycopg's errors, as a pool expects."""
+        if (proven := self._proven) is not None:
+            self._proven = None
+            return proven
+        async with self._turn:
+            start = monotonic()
+            try:
+                conn = await self._login(conninfo, kwargs)
+            except psycopg.Error as error:
+                self.last_error = login_fault(error, self.credential.username, target(conninfo))
+                raise
+            self.last_error = None
+            if self.breath:
+                try:
+                    await asyncio.sleep(self.breath * (monotonic() - start))
+                except asyncio.CancelledError:
+                    await conn.close()
+                    raise
+            return conn
+
+    async def _login(self, conninfo: str, kwargs: dict[str, Any]) -> ACT:
+        if "connect_timeout" not in conninfo_to_dict(conninfo, **kwargs) and "PGCONNECT_TIMEOUT" not in os.environ:
+            kwargs = kwargs | {"connect_timeout": CONNECT_TIMEOUT}
+        return await self.connection_class.connect(
+            conninfo,
+            **kwargs,
+            user=self.credential.username,
+            password=self.credential.password.get_secret_value(),
+        )
+
+    def keep(self, conn: ACT) -> None:
+        """Let the next `connect()` have this proven connection."""
+        self._proven = conn
+
+    async def close(self) -> None:
+        """Close a proven connection that no pool came to fetch."""
+        if (proven := self._proven) is not None:
+            self._proven = None
+            await proven.close()
+
+
+def target(conninfo: str) -> str:
+    """host:port/dbname for messages, as far as the conninfo says."""
+    params = conninfo_to_dict(conninfo)
+    host = params.get("host") or params.get("hostaddr") or "the default host"
+    port = f":{params['port']}" if params.get("port") else ""
+    name = f", database {params['dbname']}" if params.get("dbname") else ""
+    return f"{host}{port}{name}"

@@ -1,0 +1,80 @@
+"""How a retired generation ends: its borrowers finish, or are made to at the deadline."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+from psycopg.pq import TransactionStatus
+from psycopg_pool.abc import ACT
+
+from vault_pg.pool.generation import Borrow, Drained, Generation
+
+CUT_GRACE = 1.0
+"""Seconds from the cancelling of statements to the cutting of connections."""
+
+
+@dataclass(frozen=True, slots=True)
+class Replacement:
+    """What a replace did. `drained` ends when the last connection of the replaced pool is closed."""
+
+    generation: int
+    previous: int
+    in_use: int
+    """Connections that were out when the old pool was retired."""
+    seconds: float
+    """From the call to the swap."""
+    drained: asyncio.Task[Drained]
+
+
+async def drain(
+    generation: Generation[ACT],
+    timeout: float,
+    borrows: Callable[[], Sequence[Borrow[ACT]]],
+    overdue: Callable[[tuple[str, ...]], object],
+) -> Drained:
+    """Retire the generation, wait up to `timeout` seconds for its borrowers, then cancel what runs and cut what is left."""
+    loop = asyncio.get_running_loop()
+    start = loop.time()
+    generation.deadline = start + timeout
+    await generation.retire()
+    cut_off: tuple[str, ...] = ()
+    if not await _idle(generation, max(0.0, generation.deadline - loop.time())):
+        cut_off = tuple(str(borrow) for borrow in borrows())
+        overdue(cut_off)
+        await _cut_off(generation, borrows)
+    if generation.leaving:
+        await asyncio.wait(generation.leaving)
+    return Drained(generation.number, loop.time() - start, cut_off)
+
+
+async def _idle(generation: Generation[Any], timeout: float) -> bool:
+    if generation.in_use:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                await generation.idle.wait()
+    return generation.in_use == 0
+
+
+async def _cut_off(generation: Generation[ACT], borrows: Callable[[], Sequence[Borrow[ACT]]]) -> None:
+    running = [b.conn for b in borrows() if b.conn.pgconn.transaction_status == TransactionStatus.ACTIVE]
+    await asyncio.gather(*(conn.cancel_safe(timeout=CUT_GRACE) for conn in running), return_exceptions=True)
+    if not await _idle(generation, CUT_GRACE):
+        for borrow in borrows():
+            _sever(borrow.conn)
+
+
+def _sever(conn: psycopg.AsyncConnection[Any]) -> None:
+    """End the connection under its borrower.
+
+    Not by `conn.close()`: a task that awaits the socket would wait for ever on a descriptor that is gone. A shut-down socket wakes it
+    with an error, and the borrower's return or next use finds the connection broken.
+    """
+    with suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(conn.fileno())) as sock:
+        sock.shutdown(socket.SHUT_RDWR)

@@ -1,0 +1,157 @@
+"""One pool bound to one credential, and who has borrowed from it.
+
+This is the one module that reaches below psycopg_pool's public face (`_max_size`, `_waiting`, `_pool`): HotSwapPool is a subclass of
+AsyncConnectionPool, and tests pin what is used.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections import Counter
+from contextlib import suppress
+from dataclasses import dataclass
+from time import monotonic
+from typing import Generic
+
+from psycopg_pool import AsyncConnectionPool
+from psycopg_pool.abc import ACT
+
+from vault_pg.pool.farewell import Shadow
+
+RETIRE_GRACE = 0.25
+"""Seconds that a retiring pool waits for its workers. Only one that is connecting at that moment needs any; it ends by itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Drained:
+    """How a generation ended: seconds from retire to closed, and who was cut off, if anybody."""
+
+    generation: int
+    seconds: float
+    cut_off: tuple[str, ...] = ()
+
+
+_PLUMBING = ("psycopg_pool", "contextlib", "vault_pg.pool", "asyncio")
+
+
+@dataclass(slots=True)
+class Borrow(Generic[ACT]):
+    """A connection that is out, and who has it."""
+
+    conn: ACT
+    generation: Generation[ACT]
+    since: float
+    task: str
+    where: str
+
+    def __str__(self) -> str:
+        return f"{self.task} at {self.where} for {monotonic() - self.since:.1f} s"
+
+    @classmethod
+    def of(cls, conn: ACT, generation: Generation[ACT]) -> Borrow[ACT]:
+        task = asyncio.current_task()
+        return cls(conn, generation, monotonic(), task.get_name() if task else "no task", _caller())
+
+
+def _caller() -> str:
+    """File and line of the code that asked for the connection: the first frame that is not plumbing."""
+    frame = sys._getframe(2)  # the only cheap way: `inspect` and `traceback` read files
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(_PLUMBING):
+        frame = frame.f_back
+    return f"{frame.f_code.co_filename}:{frame.f_lineno}"
+
+
+class Generation(Generic[ACT]):
+    """A pool, its number, and the count of its connections that are out.
+
+    The count is ours: raised before the first await of a checkout and lowered after the return, so that zero means idle.
+    """
+
+    def __init__(self, pool: AsyncConnectionPool[ACT], number: int) -> None:
+        self.pool = pool
+        self.number = number
+        self.in_use = 0
+        self.retired = False
+        self.deadline: float | None = None
+        """Loop time at which its drain ends by force."""
+        self.full_min_size, self.full_max_size = pool.min_size, pool.max_size
+        self.idle = asyncio.Event()
+        self.idle.set()
+        self.drain: asyncio.Task[Drained] | None = None
+        """What ends it, once it is retired."""
+        self.emptied = asyncio.Event()
+        """Retired, and no connection left but those that are out."""
+        self.leaving: set[asyncio.Task[None]] = set()
+        """Connections that were closed on their return and that the server has not let go of yet."""
+
+    def take(self) -> None:
+        self.in_use += 1
+        self.idle.clear()
+
+    def give_back(self) -> None:
+        self.in_use -= 1
+        if self.in_use == 0:
+            self.idle.set()
+
+    @property
+    def size(self) -> int:
+        """Server connections: idle, out, being opened, or not gone yet."""
+        return (self.in_use if self.emptied.is_set() else self.pool._nconns) + len(self.leaving)
+
+    @property
+    def cap(self) -> int:
+        """Checkouts that it may serve at once; its pool grows no further."""
+        return self.pool._max_size
+
+    @property
+    def available(self) -> int:
+        return len(self.pool._pool)
+
+    @property
+    def waiting(self) -> int:
+        """Clients in the pool's own queue, for a connection that is being opened or returned."""
+        return len(self.pool._waiting)
+
+    def limit(self, cap: int) -> None:
+        self.pool._max_size = max(1, min(cap, self.full_max_size))
+
+    async def open(self, size: int, timeout: float) -> None:
+        """Open the pool with `size` connections, whatever its min_size; return when it has them. Closed for good if it can't."""
+        pool = self.pool
+        if pool.closed and not pool._opened:
+            pool._min_size = pool._nconns = pool._nconns_min = size
+        await pool.open(wait=True, timeout=timeout)
+        pool._min_size = min(self.full_min_size, pool._nconns)
+
+    async def widen(self) -> None:
+        """Give the pool its own sizes back, once there is room for them."""
+        pool = self.pool
+        if not pool.closed and pool._min_size < self.full_min_size:
+            pool._min_size = min(self.full_min_size, pool._nconns)
+            await pool.resize(self.full_min_size, self.full_max_size)
+
+    async def resize(self, min_size: int, max_size: int) -> None:
+        self.full_min_size, self.full_max_size = min_size, max_size
+        await self.pool.resize(min_size, max_size)
+
+    async def retire(self) -> None:
+        """Close what is idle; what is out closes when it comes back; who waits in its queue is told PoolClosed."""
+        # A connection that is being opened would be closed unseen by its worker: let it arrive first, and let none follow it.
+        self.pool._max_size = 0
+        with suppress(TimeoutError):
+            async with asyncio.timeout(RETIRE_GRACE):
+                while self.pool._growing:  # noqa: ASYNC110 - psycopg_pool tells nobody when it is done
+                    await asyncio.sleep(0.002)
+        shadows = [Shadow(conn) for conn in self.pool._pool]
+        await self.pool.close(timeout=RETIRE_GRACE)
+        await asyncio.gather(*(shadow.gone() for shadow in shadows))
+        self.emptied.set()
+
+    def counters(self) -> Counter[str]:
+        """psycopg_pool's counters of this pool since it was opened or popped."""
+        return self.pool._stats
+
+    def pop_counters(self) -> Counter[str]:
+        counters, self.pool._stats = self.pool._stats, Counter()
+        return counters

@@ -1,0 +1,444 @@
+"""HotSwapPool: the one pool object that a service keeps, whatever pools come and go behind it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from time import monotonic
+
+from psycopg import OperationalError
+from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout, TooManyRequests
+from psycopg_pool.abc import ACT
+
+from vault_pg.errors import NoCredential
+from vault_pg.events import DrainOverdue, Event, GenerationClosed, GenerationRetired, Listener
+from vault_pg.pool.connector import Connector
+from vault_pg.pool.drain import Replacement, drain
+from vault_pg.pool.farewell import Shadow
+from vault_pg.pool.generation import Borrow, Drained, Generation
+from vault_pg.pool.queue import WaitingLine
+
+logger = logging.getLogger("vault_pg.pool")
+
+
+class CheckoutRefused(NoCredential, OperationalError):
+    """NoCredential as a checkout raises it: psycopg's OperationalError too, which code written for psycopg_pool expects."""
+
+
+class HotSwapPool(AsyncConnectionPool[ACT]):
+    """An AsyncConnectionPool whose connections come from another pool, which `replace()` exchanges under load.
+
+    It does what psycopg_pool's documentation says of a pool, and keeps doing it across replacements: a checkout that waits goes on
+    waiting in the same line, one that holds a connection keeps it until it returns it, and none fails for the swap.
+
+    `overlap` is how many server connections the process may hold beyond `max_size` while two pools are alive (default `min_size`, at
+    least 1). `drain_timeout` is how many seconds the borrowers of a replaced pool may keep their connections.
+    """
+
+    def __init__(
+        self,
+        pool: AsyncConnectionPool[ACT],
+        *,
+        name: str | None = None,
+        overlap: int | None = None,
+        drain_timeout: float = 60.0,
+        max_waiting: int | None = None,
+        listener: Listener | None = None,
+    ) -> None:
+        super().__init__(
+            pool.conninfo,
+            connection_class=_class_of(pool),
+            kwargs=pool.kwargs,
+            min_size=pool.min_size,
+            max_size=pool.max_size,
+            open=False,
+            name=name or pool.name,
+            close_returns=pool.close_returns,
+            timeout=pool.timeout,
+            max_waiting=pool.max_waiting if max_waiting is None else max_waiting,
+            max_lifetime=pool.max_lifetime,
+            max_idle=pool.max_idle,
+            reconnect_timeout=pool.reconnect_timeout,
+            num_workers=pool.num_workers,
+        )
+        self.overlap = max(1, pool.min_size if overlap is None else overlap)
+        self.drain_timeout = drain_timeout
+        self._listener = listener
+        self._current = self._adopt(pool, 1)
+        self._retired: list[Generation[ACT]] = []
+        self._borrowed: dict[ACT, Borrow[ACT]] = {}
+        self._line = WaitingLine[Generation[ACT]](self._give_back)
+        self._refusal: str | None = None
+        self._replacing = asyncio.Lock()
+        self._past = Counter[str]()
+        self._closed = pool.closed
+        self._opened = not pool.closed
+
+    @staticmethod
+    def _adopt(pool: AsyncConnectionPool[ACT], number: int) -> Generation[ACT]:
+        if isinstance(pool, HotSwapPool):
+            raise TypeError("a HotSwapPool can't stand behind another one")
+        pool.max_waiting = 0  # the line stands in front of the holder, which keeps the limit
+        return Generation(pool, number)
+
+    # -- checkout and return
+
+    async def getconn(self, timeout: float | None = None) -> ACT:
+        """Obtain a connection; pair it with `putconn()`, or use `connection()`, which does.
+
+        Raises PoolTimeout after `timeout` seconds (default: the pool's), TooManyRequests, PoolClosed, and NoCredential at once while
+        no credential works.
+        """
+        if timeout is None:
+            timeout = self.timeout
+        self._stats[self._REQUESTS_NUM] += 1
+        self._check_serving()
+        generation = self._current
+        try:
+            if generation.in_use < generation.cap and not self._line:
+                generation.take()
+                try:
+                    conn = await generation.pool.getconn(timeout)
+                except BaseException as error:
+                    self._give_back(generation)
+                    if not _moved(error, generation):
+                        raise
+                    conn, generation = await self._getconn_in_line(timeout, moved=True)
+            else:
+                self._check_line()
+                conn, generation = await self._getconn_in_line(timeout)
+        except BaseException as error:
+            self._stats[self._REQUESTS_ERRORS] += 1
+            if isinstance(error, PoolTimeout):
+                raise PoolTimeout(f"couldn't get a connection after {timeout:.2f} sec") from None
+            raise
+        conn._pool = self
+        self._borrowed[conn] = Borrow.of(conn, generation)
+        return conn
+
+    async def _getconn_in_line(self, timeout: float, *, moved: bool = False) -> tuple[ACT, Generation[ACT]]:
+        """The slower way: wait for a place, then for its connection; once more, at the head, if its pool is retired in between."""
+        deadline = monotonic() + timeout
+        while True:
+            generation = await self._place(deadline, moved=moved)
+            try:
+                return await generation.pool.getconn(deadline - monotonic()), generation
+            except BaseException as error:
+                self._give_back(generation)
+                if not _moved(error, generation):
+                    raise
+                moved = True
+
+    async def _place(self, deadline: float, *, moved: bool) -> Generation[ACT]:
+        """A generation with room for one more checkout, already counted for the caller."""
+        self._check_serving()
+        generation = self._current
+        if generation.in_use < generation.cap and (moved or not self._line):
+            generation.take()
+            return generation
+        start = monotonic()
+        self._stats[self._REQUESTS_QUEUED] += 1
+        try:
+            return await self._line.wait(deadline - start, first=moved)
+        except TimeoutError:
+            raise PoolTimeout from None
+        finally:
+            self._stats[self._REQUESTS_WAIT_MS] += int(1000 * (monotonic() - start))
+
+    def _check_serving(self) -> None:
+        if self._refusal is not None:
+            raise CheckoutRefused(self._refusal)
+        self._check_open_getconn()
+
+    def _check_line(self) -> None:
+        """Keep `max_waiting` as psycopg_pool does, but send nobody away for the narrower limits of a swap."""
+        waiting = len(self._line) + self._current.waiting
+        if self.max_waiting and waiting >= self.max_waiting and not self._retired:
+            self._stats[self._REQUESTS_ERRORS] += 1
+            raise TooManyRequests(f"the pool {self.name!r} has already {waiting} requests waiting")
+
+    async def putconn(self, conn: ACT) -> None:
+        """Return a connection to the pool that it came from, even if that pool has been replaced since."""
+        self._check_pool_putconn(conn)
+        borrow = self._borrowed.pop(conn)
+        generation = borrow.generation
+        conn._pool = generation.pool
+        leaving = Shadow(conn) if generation in self._retired else None
+        try:
+            await generation.pool.putconn(conn)
+        finally:
+            if leaving is None and generation in self._retired:
+                leaving = Shadow(conn)  # retired meanwhile
+            if leaving is not None:
+                self._see_off(leaving, generation)
+            self._give_back(generation)
+
+    def _see_off(self, leaving: Shadow, generation: Generation[ACT]) -> None:
+        """The slot of a connection that closed on its return is free when the server says so."""
+        task = asyncio.create_task(leaving.gone(), name=f"{self.name}-farewell")
+        generation.leaving.add(task)
+
+        def left(task: asyncio.Task[None]) -> None:
+            generation.leaving.discard(task)
+            self._make_room()
+
+        task.add_done_callback(left)
+
+    def _give_back(self, generation: Generation[ACT]) -> None:
+        generation.give_back()
+        if generation.retired:
+            self._make_room()
+        elif self._line:
+            self._serve_line()
+
+    def _make_room(self) -> None:
+        """Let the current pool grow by what the retired ones have given up: never more than `max_size + overlap` in all."""
+        self._current.limit(self._max_size + self.overlap - sum(generation.size for generation in self._retired))
+        self._serve_line()
+
+    def _serve_line(self) -> None:
+        current = self._current
+        while self._line and current.in_use < current.cap:
+            current.take()
+            if not self._line.hand_over(current):
+                current.give_back()
+
+    # -- replacing
+
+    async def replace(
+        self,
+        pool: AsyncConnectionPool[ACT],
+        *,
+        timeout: float = 30.0,
+        drain_timeout: float | None = None,
+        prove: Callable[[AsyncConnectionPool[ACT]], Awaitable[object]] | None = None,
+    ) -> Replacement:
+        """Serve from `pool` from now on and retire the pool served so far.
+
+        A `pool` that is not open yet is opened with as many connections as traffic needs now and the overlap allows, within `timeout`
+        seconds; `prove`, if given, then has to return. The call returns when the new pool serves and the idle connections of the old
+        one are closed; `Replacement.drained` ends when the last borrower has returned. After `drain_timeout` seconds (default: the
+        holder's) statements still running are cancelled and their connections cut.
+
+        Concurrent calls queue up, each waits for the drain before it: no more than two pools are alive. If opening or the proof fails
+        `pool` is closed, nothing else has changed, and the error is raised. Raises PoolClosed on a closed holder.
+        """
+        if pool is self._current.pool:
+            raise ValueError(f"the pool {self.name!r} is served from that pool already")
+        async with self._replacing:
+            start = monotonic()
+            new = self._adopt(pool, self._current.number + 1)
+            try:
+                await self.drained()
+                self._check_open()
+                await new.open(self._size_wanted(new), timeout)
+                if prove is not None:
+                    await prove(pool)
+                self._check_open()
+            except BaseException:
+                self._make_room()
+                await pool.close()
+                raise
+            old = self._swap(new)
+            drained = old.drain or self._retire(old, self.drain_timeout if drain_timeout is None else drain_timeout)
+            self._make_room()
+            replacement = Replacement(new.number, old.number, old.in_use, monotonic() - start, drained)
+            await old.emptied.wait()
+            return replacement
+
+    def _size_wanted(self, new: Generation[ACT]) -> int:
+        """Connections to open before the swap: what traffic needs now, as far as the budget allows. The old pool grows no more."""
+        self._current.limit(self._current.size)
+        room = self._max_size + self.overlap - self._current.size - sum(g.size for g in self._retired)
+        busy = self._current.in_use + len(self._line)
+        floor = 1 if new.full_min_size or busy else 0
+        return max(floor, min(max(new.full_min_size, busy), new.full_max_size, room))
+
+    def _swap(self, new: Generation[ACT]) -> Generation[ACT]:
+        """From here on checkouts go to the new generation. No await: nobody sees half a swap."""
+        old, self._current = self._current, new
+        pool = new.pool
+        self._min_size, self._max_size = new.full_min_size, new.full_max_size
+        self.conninfo, self.kwargs, self.connection_class = pool.conninfo, pool.kwargs, _class_of(pool)
+        self._closed, self._opened, self._refusal = False, True, None
+        return old
+
+    def _retire(self, generation: Generation[ACT], drain_timeout: float) -> asyncio.Task[Drained]:
+        generation.retired = True
+        if generation not in self._retired:
+            self._retired.append(generation)
+            self._emit(
+                GenerationRetired(
+                    database=self.name, generation=generation.number, in_use=generation.in_use, deadline_seconds=drain_timeout
+                )
+            )
+        self._make_room()
+        generation.drain = asyncio.create_task(
+            self._drain(generation, drain_timeout), name=f"{self.name}-drain-{generation.number}"
+        )
+        return generation.drain
+
+    async def _drain(self, generation: Generation[ACT], timeout: float) -> Drained:
+        number = generation.number
+
+        def borrows() -> list[Borrow[ACT]]:
+            return [borrow for borrow in self._borrowed.values() if borrow.generation is generation]
+
+        def overdue(holders: tuple[str, ...]) -> None:
+            self._emit(DrainOverdue(database=self.name, generation=number, holders=holders))
+
+        drained = await drain(generation, timeout, borrows, overdue)
+        self._retired.remove(generation)
+        self._past.update({key: generation.counters()[key] for key in self._inner_counters()})
+        self._emit(GenerationClosed(database=self.name, generation=number, seconds=drained.seconds))
+        if not self._closed:
+            self._make_room()
+            await self._current.widen()
+        return drained
+
+    def _emit(self, event: Event) -> None:
+        if self._listener is not None:
+            self._listener(event)
+        elif isinstance(event, DrainOverdue):
+            logger.warning("connections of a replaced pool %r are cut off: %s", self.name, "; ".join(event.holders))
+
+    async def drained(self) -> None:
+        """Wait until no replaced pool is left."""
+        if drains := [generation.drain for generation in self._retired if generation.drain is not None]:
+            await asyncio.wait(drains)
+
+    def refuse(self, reason: str) -> None:
+        """From now on checkouts fail at once with NoCredential(`reason`), those that wait included, until the next replace."""
+        self._refusal = reason
+        self._line.fail(lambda: CheckoutRefused(reason))
+        if not self._current.retired:
+            self._retire(self._current, 0.0)
+
+    # -- the rest of a pool's life
+
+    async def open(self, wait: bool = False, timeout: float = 30.0) -> None:
+        """Open the pool; with `wait`, return when `min_size` connections are ready, or raise PoolTimeout after `timeout` seconds."""
+        if self._closed:
+            self._check_open()
+            await self._current.pool.open()
+            self._closed, self._opened = False, True
+        if wait:
+            await self.wait(timeout)
+
+    async def wait(self, timeout: float = 30.0) -> None:
+        """Wait for `min_size` connections; after `timeout` seconds close the pool and raise PoolTimeout."""
+        self._check_open_getconn()
+        try:
+            await self._current.pool.wait(timeout)
+        except PoolTimeout:
+            await self.close()
+            raise
+
+    async def close(self, timeout: float = 5.0) -> None:
+        """Close the pool as psycopg_pool does: who waits fails with PoolClosed, connections that are out close on their return."""
+        await self._end(timeout, drain_timeout=None)
+
+    async def finish(self, drain_timeout: float) -> None:
+        """Take no more checkouts, give borrowers `drain_timeout` seconds, cut off who is left, and close."""
+        await self._end(5.0, drain_timeout=drain_timeout)
+
+    async def _end(self, timeout: float, *, drain_timeout: float | None) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        self._line.fail(lambda: PoolClosed(f"the pool {self.name!r} is closed"))
+        drains = [generation.drain for generation in self._retired if generation.drain is not None]
+        for task in drains:
+            task.cancel()
+        await asyncio.gather(*drains, return_exceptions=True)
+        if drain_timeout is None:
+            self._current.retired = True
+            await self._current.pool.close(timeout)
+        else:
+            ended = self._current.drain is not None and self._current not in self._retired
+            for generation in [*self._retired] if ended else self._alive():
+                self._retire(generation, drain_timeout)
+            await self.drained()
+
+    async def resize(self, min_size: int, max_size: int | None = None) -> None:
+        """Change the size of the pool; replacing pools keep their own."""
+        self._min_size, self._max_size = self._check_size(min_size, max_size)
+        await self._current.resize(self._min_size, self._max_size)
+        self._make_room()
+
+    async def check(self) -> None:
+        """Verify the idle connections; replace the broken ones."""
+        await self._current.pool.check()
+
+    async def drain(self) -> None:
+        """Replace every connection of the current pool by a new one with the same credential."""
+        await self._current.pool.drain()
+
+    # -- what it tells
+
+    @property
+    def generation(self) -> int:
+        """The number of the pool that serves, from 1."""
+        return self._current.number
+
+    def serves(self, pool: AsyncConnectionPool[ACT]) -> bool:
+        """Checkouts go to `pool` now. Tells how far a cancelled `replace` had come: it has done everything, or nothing."""
+        return pool is self._current.pool
+
+    @property
+    def in_use(self) -> int:
+        """Connections of the serving pool that are out."""
+        return self._current.in_use
+
+    @property
+    def draining(self) -> list[tuple[int, int, float]]:
+        """(generation, connections out, loop time of the deadline) of each pool that drains."""
+        return [(g.number, g.in_use, g.deadline or 0.0) for g in self._retired]
+
+    def _inner_counters(self) -> tuple[str, ...]:
+        return (
+            self._CONNECTIONS_NUM, self._CONNECTIONS_MS, self._CONNECTIONS_ERRORS, self._CONNECTIONS_LOST, self._RETURNS_BAD,
+        )  # fmt: skip
+
+    def _alive(self) -> list[Generation[ACT]]:
+        return [self._current, *(g for g in self._retired if g is not self._current)]
+
+    def get_stats(self) -> dict[str, int]:
+        """psycopg_pool's statistics, counted on across generations, and `generation`, `generations_alive`, `pool_draining`."""
+        stats = Counter(self._stats)
+        stats.update(self._past)
+        for generation in self._alive():
+            stats.update({key: generation.counters()[key] for key in self._inner_counters()})
+        return dict(stats) | self._get_measures()
+
+    def pop_stats(self) -> dict[str, int]:
+        """As `get_stats()`; the counters start anew."""
+        stats = self.get_stats()
+        self._stats, self._past = Counter(), Counter()
+        for generation in self._alive():
+            generation.pop_counters()
+        return stats
+
+    def _get_measures(self) -> dict[str, int]:
+        return {
+            self._POOL_MIN: self._min_size,
+            self._POOL_MAX: self._max_size,
+            self._POOL_SIZE: self._current.size,
+            self._POOL_AVAILABLE: self._current.available,
+            self._REQUESTS_WAITING: len(self._line) + self._current.waiting,
+            "generation": self._current.number,
+            "generations_alive": len(self._alive()),
+            "pool_draining": sum(g.in_use for g in self._retired if g is not self._current),
+        }
+
+
+def _class_of(pool: AsyncConnectionPool[ACT]) -> type[ACT]:
+    connector = pool.connection_class
+    return connector.connection_class if isinstance(connector, Connector) else connector
+
+
+def _moved(error: BaseException, generation: Generation[ACT]) -> bool:
+    """The pool was closed because it was replaced, not because somebody closed it."""
+    return isinstance(error, PoolClosed) and generation.retired

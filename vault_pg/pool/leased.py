@@ -1,0 +1,124 @@
+"""The pool of one lease: proven before it is opened, and with a reason when it can't be filled."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, cast
+
+import psycopg
+from psycopg_pool import AsyncConnectionPool, PoolTimeout
+from psycopg_pool.abc import ACT
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_random_exponential
+
+from vault_pg.errors import DatabaseError, DatabaseUnavailable, ProofFailed, VaultPgError
+from vault_pg.lease import Credential
+from vault_pg.pool.connector import Connector, target
+from vault_pg.pool.faults import login_fault
+from vault_pg.settings import DatabaseSettings
+
+BREATH = 1.0
+"""While a generation is warmed beside a busy one, half of the time is left to the clients."""
+
+
+class LeasedPool(AsyncConnectionPool[ACT]):
+    """An AsyncConnectionPool that opens its connections with a leased credential, kept out of `conninfo` and `kwargs`."""
+
+    def __init__(self, connector: Connector[ACT], settings: DatabaseSettings, name: str) -> None:
+        super().__init__(
+            settings.conninfo,
+            connection_class=cast(type[ACT], connector),
+            kwargs=settings.kwargs,
+            min_size=settings.min_size,
+            max_size=settings.max_size,
+            open=False,
+            configure=settings.configure,
+            check=settings.check,
+            reset=settings.reset,
+            name=name,
+            timeout=settings.timeout,
+            max_waiting=settings.max_waiting,
+            max_lifetime=settings.max_lifetime,
+            max_idle=settings.max_idle,
+        )
+        self.connector = connector
+
+    async def wait(self, timeout: float = 30.0) -> None:
+        """As psycopg_pool's, but a time-out raises DatabaseError with the reason of the last failed login."""
+        try:
+            await super().wait(timeout)
+        except PoolTimeout:
+            where = target(str(self.conninfo))
+            raise self.connector.last_error or ProofFailed(
+                f"the new pool at {where} was not filled within {timeout:.0f} s: is the configure hook failing, or the server slow?"
+            ) from None
+        finally:
+            self.connector.breath = 0.0
+
+    async def close(self, timeout: float = 5.0) -> None:
+        await super().close(timeout)
+        await self.connector.close()
+
+
+async def build(credential: Credential, settings: DatabaseSettings, *, name: str) -> LeasedPool[psycopg.AsyncConnection[Any]]:
+    """A pool, proven but not open yet: logged in, `select current_user`, the user's own probe.
+
+    What may pass (server starting, no slot left, a replica that has not seen the role yet) is tried again for
+    `settings.build_timeout` seconds; after that, and for what will not pass, raises DatabaseError. Leaves no connection behind then.
+    """
+    connector = Connector(credential, settings.connection_class or psycopg.AsyncConnection, breath=BREATH)
+    pool = LeasedPool(connector, settings, name)
+    deadline = asyncio.get_running_loop().time() + settings.build_timeout
+
+    def give_up(_: RetryCallState) -> bool:
+        return asyncio.get_running_loop().time() >= deadline
+
+    try:
+        async with asyncio.timeout_at(deadline):
+            async for attempt in AsyncRetrying(
+                retry=retry_if_exception(lambda error: isinstance(error, VaultPgError) and bool(error.transient)),
+                wait=wait_random_exponential(multiplier=0.1, max=2.0),
+                stop=give_up,
+                sleep=asyncio.sleep,
+                reraise=True,
+            ):
+                with attempt:
+                    await _prove(connector, settings)
+    except TimeoutError:
+        await connector.close()
+        raise connector.last_error or DatabaseUnavailable(
+            f"PostgreSQL at {target(settings.conninfo)} did not answer within {settings.build_timeout:.0f} s: check conninfo and server"
+        ) from None
+    return pool
+
+
+async def _prove(connector: Connector[Any], settings: DatabaseSettings) -> None:
+    """One login, shown to work; the pool gets the connection as its first, unless it has to configure it again."""
+    try:
+        conn = await connector.connect(settings.conninfo, **settings.kwargs)
+    except psycopg.Error:
+        raise connector.last_error or DatabaseUnavailable("PostgreSQL cannot be reached") from None
+    try:
+        if settings.configure is not None:
+            await settings.configure(conn)
+        await conn.execute("select current_user")
+        if settings.probe is not None:
+            await settings.probe(conn)
+        await conn.rollback()
+    except psycopg.Error as error:
+        await conn.close()
+        raise login_fault(error, connector.credential.username, target(settings.conninfo)) from None
+    except DatabaseError:
+        await conn.close()
+        raise
+    except Exception as error:
+        await conn.close()
+        raise ProofFailed(
+            f"the configure hook or the probe failed on a new connection: {type(error).__name__}: {error}"
+        ) from error
+    except BaseException:
+        await conn.close()
+        raise
+    if settings.configure is None:
+        connector.keep(conn)
+    else:
+        await conn.close()
