@@ -1,0 +1,247 @@
+"""What Vault's answers mean: from status, error texts and headers to our errors.
+
+Vault says very different things with one status (400 is a lost lease, a database that is down, a wrong role …), so the table
+reads the text. Nothing else of an answer is quoted than Vault's own `errors`, and those without anything secret.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from http import HTTPStatus
+from typing import TypeAlias
+from urllib.parse import urlsplit
+
+from vault_pg.errors import (
+    BackendUnavailable,
+    LeaseLost,
+    MountNotFound,
+    NotRenewable,
+    PermissionDenied,
+    RoleNotFound,
+    TokenInvalid,
+    VaultError,
+    VaultRefused,
+    VaultSealed,
+    VaultUnavailable,
+)
+
+QUOTE_LIMIT = 300
+"""Characters of Vault's own text that a message quotes."""
+
+CAPABILITIES = {"get": "read", "list": "list", "put": "update", "post": "update", "delete": "delete"}
+
+_Plain: TypeAlias = type[
+    VaultUnavailable | TokenInvalid | LeaseLost | NotRenewable | RoleNotFound | MountNotFound | VaultRefused | BackendUnavailable
+]
+
+
+def origin(url: str) -> str:
+    """Scheme, host and port of a URL; neither its path nor the credentials that it may hold."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}" if parts.netloc else parts.path.rpartition("@")[2]
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One request, as far as messages speak of it."""
+
+    address: str
+    method: str
+    path: str
+    """Without the leading /v1/."""
+    hidden: tuple[str, ...] = field(default=(), repr=False)
+    """Secrets sent along, which must never be quoted back."""
+
+    @property
+    def vault(self) -> str:
+        return f"Vault at {origin(self.address)}"
+
+    @property
+    def capability(self) -> str:
+        return CAPABILITIES.get(self.method.lower(), "update")
+
+    def quote(self, errors: tuple[str, ...]) -> str:
+        """Vault's own words on one line, without secrets, not too long."""
+        text = " ".join("; ".join(errors).split())
+        text = re.sub(r"\d+ errors? occurred: \* ", "", text).replace(" * ", "; ")
+        for secret in self.hidden:
+            text = text.replace(secret, "***")
+        text = re.sub(r"(?i)\b(password|passwd|pwd|secret_id|token)\b(\s*[=:]\s*)\S+", r"\1\2***", text)
+        text = re.sub(r"://[^/\s@]*@", "://***@", text)
+        return text if len(text) <= QUOTE_LIMIT else text[: QUOTE_LIMIT - 1] + "…"
+
+
+@dataclass(frozen=True, slots=True)
+class _Rule:
+    """What one kind of refusal means. Sentences may use vault, path, mount, role, capability and said."""
+
+    error: _Plain
+    sentence: str
+    statuses: tuple[int, ...]
+    text: str = ""
+    path: str = ""
+
+    def fits(self, question: Question, status: int, said: str) -> bool:
+        return (
+            status in self.statuses
+            and re.search(self.text, said, re.IGNORECASE) is not None
+            and re.search(self.path, question.path) is not None
+        )
+
+
+_BAD = (400,)
+_DENIED = (400, 403)
+_NOT_FOUND = (404, 405)
+_CREDS = r"/(static-)?creds/"
+_DATABASE = (
+    r"dial tcp|dial unix|transaction|\bpq:|sqlstate|failed to connect|verifying connection|execute query|"
+    r"connection refused|connection reset|no such host|server closed|bad connection|too many clients"
+)
+
+RULES = (
+    _Rule(TokenInvalid, "{vault} was asked without a token: set VAULT_TOKEN or another login", _DENIED, "missing client token"),
+    _Rule(
+        TokenInvalid,
+        "{vault} does not accept the token (expired, revoked or mistyped): log in again or set VAULT_TOKEN anew",
+        _DENIED,
+        r"\b(invalid|bad) token",
+    ),
+    _Rule(
+        VaultUnavailable,
+        "{vault} speaks TLS: write https:// in VAULT_ADDR",
+        _BAD,
+        "HTTP request to an HTTPS server",
+    ),
+    # Older servers say "lease not found or lease is not renewable" of an unknown lease, and of a root token.
+    _Rule(NotRenewable, "{vault} cannot renew the token: {said}", _BAD, "renew", path=r"^auth/token/renew"),
+    # The role behind the lease was dropped by hand: no later renewal can work, and nobody can log in with it.
+    _Rule(
+        LeaseLost,
+        "{vault} still knows the lease, but PostgreSQL no longer has its role: {said}",
+        _BAD,
+        r'failed to renew entry.*role \\?"[^"]*" does not exist',
+    ),
+    _Rule(
+        NotRenewable,
+        "{vault} cannot renew the lease, because its role is no longer configured or its max TTL is over: {said}",
+        _BAD,
+        "failed to renew entry.*(could not find role|past the max ttl)",
+    ),
+    _Rule(
+        BackendUnavailable,
+        "{vault} cannot renew the lease, because it does not reach the database: {said}",
+        _BAD,
+        "failed to renew entry",
+    ),
+    _Rule(
+        VaultRefused,
+        "{vault} cannot drop the lease's PostgreSQL role, because it still owns objects: let the revocation_statements of the "
+        "role reassign or drop them ({said})",
+        (400, 500),
+        "depend on it",
+    ),
+    _Rule(BackendUnavailable, "{vault} cannot revoke the lease now: {said}", (400, 500), "failed to revoke entry"),
+    _Rule(LeaseLost, "{vault} no longer knows the lease: {said}", _BAD, "lease not found|invalid lease|lease (is )?expired"),
+    _Rule(NotRenewable, "{vault} cannot renew the lease: {said}", _BAD, "not renewable|cannot be renewed|past the max ttl"),
+    _Rule(
+        RoleNotFound,
+        "{vault} has no role '{role}' at {mount}/: create {mount}/roles/{role} or correct VAULT_PG_ROLE",
+        (400, 404),
+        "unknown role",
+    ),
+    _Rule(
+        MountNotFound,
+        "{vault} has nothing mounted at {path}: correct VAULT_PG_MOUNT (or VAULT_NAMESPACE), or enable the secrets engine there",
+        _NOT_FOUND,
+        "no handler for route",
+    ),
+    _Rule(
+        MountNotFound,
+        "{vault} does not serve {path} ({said}): is {mount}/ a database secrets engine? Correct VAULT_PG_MOUNT",
+        _NOT_FOUND,
+        path=_CREDS,
+    ),
+    _Rule(
+        BackendUnavailable, "{vault} cannot make a role for {path} in the database: {said}", (500, 502, 503), _DATABASE, _CREDS
+    ),
+    _Rule(BackendUnavailable, "{vault} does not reach the database: {said}", (500,), _DATABASE, "^sys/leases/"),
+)
+
+
+def refusal(question: Question, status: int, errors: tuple[str, ...], headers: Mapping[str, str]) -> VaultError:
+    """The error that an answer with a status other than 2xx means. `errors` are Vault's own, none where it isn't JSON."""
+    said = question.quote(errors)
+    unavailable = _unavailable(question, status, said, _retry_after(headers))
+    if isinstance(unavailable, VaultSealed):
+        return unavailable
+    for rule in RULES:
+        if rule.fits(question, status, said):
+            mount, _, role = question.path.rpartition("/")
+            mount = re.sub(r"/(static-)?creds$", "", mount)
+            return rule.error(
+                rule.sentence.format(
+                    vault=question.vault, path=question.path, mount=mount, role=role, said=said or f"status {status}"
+                )
+            )
+    if status == HTTPStatus.FORBIDDEN:
+        return PermissionDenied(
+            f"{question.vault} does not allow this token to {question.capability} {question.path}: its policy needs "
+            f'path "{question.path}" {{ capabilities = ["{question.capability}"] }}',
+            path=question.path,
+            capability=question.capability,
+        )
+    if unavailable is not None:
+        return unavailable
+    return VaultRefused(f"{question.vault} refuses {question.path} with status {status}: {said or 'it does not say why'}")
+
+
+def _unavailable(question: Question, status: int, said: str, retry_after: float | None) -> VaultUnavailable | None:
+    """Vault cannot answer now, as told by status or text; None where it could."""
+    tail = f" ({said})" if said else ""
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR and "sealed" in said.lower():
+        return VaultSealed(f"{question.vault} is sealed: unseal it (vault operator unseal)", retry_after=retry_after)
+    reasons = {
+        HTTPStatus.REQUEST_TIMEOUT: "gave up waiting for the request",
+        HTTPStatus.PRECONDITION_FAILED: "has not caught up with its leader yet",
+        HTTPStatus.TOO_MANY_REQUESTS: "takes no more requests for now (a rate limit quota)",
+        472: "is a disaster recovery secondary, which serves no requests",
+        473: "is a performance standby, which cannot serve this request",
+        HTTPStatus.NOT_IMPLEMENTED: "is not initialised: vault operator init",
+    }
+    if status in reasons:
+        return VaultUnavailable(f"{question.vault} {reasons[status]}{tail}", retry_after=retry_after)
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR or HTTPStatus.MULTIPLE_CHOICES <= status < HTTPStatus.BAD_REQUEST:
+        return VaultUnavailable(f"{question.vault} cannot answer now: status {status}{tail}", retry_after=retry_after)
+    return None
+
+
+def nonsense(question: Question, status: int | None = None) -> VaultUnavailable:
+    """An answer that isn't one of Vault's; a proxy's page, mostly."""
+    what = "nonsense" if status is None else f"nonsense with status {status}"
+    return VaultUnavailable(
+        f"{question.vault} answered {what} to {question.path}: is that Vault, or is there a proxy in between?"
+    )
+
+
+def late(question: Question, timeout: float | None = None) -> VaultUnavailable:
+    """No whole answer within the time-out."""
+    return VaultUnavailable(f"{question.vault} did not answer {question.path} {within(timeout)}")
+
+
+def within(timeout: float | None) -> str:
+    return "in time" if timeout is None else f"within {max(0.1, round(timeout, 1)):g} s"
+
+
+def _retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds that a Retry-After header wishes for, given as seconds or as a date."""
+    value = headers.get("Retry-After", "").strip()
+    if re.fullmatch(r"\d{1,9}(\.\d+)?", value):
+        return float(value)
+    try:
+        return max(0.0, (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds())
+    except (ValueError, TypeError):
+        return None

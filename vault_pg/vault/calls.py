@@ -1,0 +1,220 @@
+"""Blocking calls of hvac, made in threads and awaited on the loop, each for a bounded time.
+
+To stop waiting doesn't stop the thread, and Vault may still issue a lease or a token that nobody asked for any more. So a result
+changes hands exactly once: either the waiter takes it, or it is undone, by the thread itself if need be, even with the loop gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Generic, Protocol, TypeAlias, TypeVar
+
+from pydantic import SecretStr
+
+from vault_pg.errors import NotRunning, VaultError, VaultUnavailable
+from vault_pg.settings import VaultSettings
+from vault_pg.vault.adapter import connect
+from vault_pg.vault.answers import origin, within
+from vault_pg.vault.endpoints import Client
+
+T = TypeVar("T")
+
+GRACE = 10.0
+"""Seconds that a thread still waits for an answer that may hold a lease or a token, after the caller has given up."""
+
+log = logging.getLogger("vault_pg.vault")
+
+Undo: TypeAlias = Callable[[Client, T], object]
+
+
+class Calls(Protocol):
+    """Where the session's calls are made."""
+
+    async def call(
+        self, work: Callable[[Client], T], *, token: SecretStr | None, timeout: float, undo: Undo[T] | None = None
+    ) -> T:
+        """`work(client)` with `token`, over within `timeout` seconds; VaultUnavailable after that.
+
+        Where it succeeds but nobody waits any more, `undo(client, result)` is called instead.
+        """
+        ...
+
+    async def close(self, *, timeout: float) -> None:
+        """Take no more calls, and wait up to `timeout` seconds for those under way, undos included."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Job(Generic[T]):
+    work: Callable[[Client], T]
+    undo: Undo[T] | None
+    token: SecretStr | None
+    timeout: float
+
+
+class _Handover(Generic[T]):
+    """The result of one call on its way from the thread to the waiter. Whoever comes second, of the two, learns so under the lock."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._loop = asyncio.get_running_loop()
+        self._outcome: tuple[T] | BaseException | None = None
+        self._abandoned = False
+        self.arrived: asyncio.Future[None] = self._loop.create_future()
+
+    @property
+    def abandoned(self) -> bool:
+        with self._lock:
+            return self._abandoned
+
+    def deliver(self, outcome: tuple[T] | BaseException) -> bool:
+        """From the thread. False: nobody waits, the outcome stays with the thread."""
+        with self._lock:
+            if self._abandoned:
+                return False
+            try:
+                self._loop.call_soon_threadsafe(self._announce)
+            except RuntimeError:  # the loop is closed, and with it the waiter gone
+                self._abandoned = True
+                return False
+            self._outcome = outcome
+            return True
+
+    def claim(self) -> tuple[T] | BaseException | None:
+        """From the loop, once: what has arrived; None leaves all that is still to come to the thread."""
+        with self._lock:
+            self._abandoned = True
+            return self._outcome
+
+    def _announce(self) -> None:
+        if not self.arrived.done():
+            self.arrived.set_result(None)
+
+
+class ThreadCalls:
+    """Each call has a client of its own (requests' sessions aren't made for threads), and a thread of its own for as long as it lasts.
+
+    No executor: calls are rare, one queued behind others that a dead Vault swallowed would lose its time there, and at the end
+    of the interpreter an executor is joined before anyone can know that it is the end.
+    """
+
+    def __init__(self, settings: VaultSettings) -> None:
+        self._settings = settings
+        self._lock = threading.Lock()
+        self._threads: set[threading.Thread] = set()
+        self._closed = False
+
+    async def call(
+        self, work: Callable[[Client], T], *, token: SecretStr | None, timeout: float, undo: Undo[T] | None = None
+    ) -> T:
+        """See Calls. Raises NotRunning after `close`."""
+        if self._closed:
+            raise NotRunning("the Vault session is closed")
+        job = _Job(work, undo, token, timeout)
+        handover = _Handover[T]()
+        if not self._start(partial(self._serve, job, handover, time.monotonic() + timeout)):
+            raise VaultUnavailable("Vault cannot be asked: the system starts no more threads")
+        try:
+            await asyncio.wait([handover.arrived], timeout=timeout)
+        except BaseException:
+            # Cancelled, perhaps after the result had arrived: nobody will ever see it.
+            outcome = handover.claim()
+            if isinstance(outcome, tuple):
+                self._start(partial(self._undo, job, outcome[0]))
+            raise
+        outcome = handover.claim()
+        if outcome is None:
+            raise VaultUnavailable(f"Vault at {origin(self._settings.address)} did not answer {within(timeout)}")
+        if isinstance(outcome, BaseException):
+            raise outcome
+        return outcome[0]
+
+    async def close(self, *, timeout: float) -> None:
+        """See Calls."""
+        self._closed = True
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                # Again and again: a caller that is cancelled as its result arrives starts an undo when the loop comes to it.
+                while threads := self._running():
+                    await _joined(threads)
+
+    def _serve(self, job: _Job[T], handover: _Handover[T], deadline: float) -> None:
+        """In the thread."""
+        if handover.abandoned:  # before the thread had begun
+            return
+        outcome: tuple[T] | BaseException
+        try:
+            grace = GRACE if job.undo is not None else 0.0
+            outcome = (self._with_client(job.work, job.token, deadline, grace),)
+        except BaseException as error:  # noqa: BLE001 - raised again, on the waiter's side
+            # Without the frames of the thread, which hold the token in clear.
+            outcome = error.with_traceback(None)
+        if not handover.deliver(outcome) and isinstance(outcome, tuple):
+            self._undo(job, outcome[0])
+
+    def _undo(self, job: _Job[T], result: T) -> None:
+        """In a thread, with as much time as the call itself had."""
+        undo = job.undo
+        if undo is None:
+            return
+        try:
+            self._with_client(lambda client: undo(client, result), job.token, time.monotonic() + job.timeout)
+        except VaultError as error:
+            log.warning("could not revoke what Vault granted to a caller that is gone; it ends at its TTL: %s", error)
+
+    def _with_client(self, work: Callable[[Client], T], token: SecretStr | None, deadline: float, grace: float = 0.0) -> T:
+        client = connect(self._settings, deadline, grace)
+        client.token = token.get_secret_value() if token is not None else ""
+        try:
+            return work(client)
+        finally:
+            # Calls are minutes apart: a connection kept that long is often dead, or leads to yesterday's leader.
+            client.adapter.close()
+
+    def _start(self, task: Callable[[], None]) -> bool:
+        """Run the task in a thread, which the end of the interpreter waits for. False where there is no more to be had."""
+
+        def run() -> None:
+            try:
+                task()
+            finally:
+                with self._lock:
+                    self._threads.discard(thread)
+
+        thread = threading.Thread(target=run, name="vault_pg call")
+        with self._lock:
+            self._threads.add(thread)
+        try:
+            thread.start()
+        except RuntimeError:
+            with self._lock:
+                self._threads.discard(thread)
+            return False
+        return True
+
+    def _running(self) -> list[threading.Thread]:
+        with self._lock:
+            # Started ones only: the others are added before they start, and cannot be joined yet.
+            return [thread for thread in self._threads if thread.is_alive()]
+
+
+async def _joined(threads: list[threading.Thread]) -> None:
+    """Wait for all of them; when that is cancelled, leave nothing behind that the end of the interpreter would wait for."""
+    loop = asyncio.get_running_loop()
+    ended = asyncio.Event()
+
+    def join() -> None:
+        for thread in threads:
+            thread.join()
+        with contextlib.suppress(RuntimeError):  # the loop is closed meanwhile
+            loop.call_soon_threadsafe(ended.set)
+
+    threading.Thread(target=join, name="vault_pg close", daemon=True).start()
+    await ended.wait()

@@ -1,0 +1,193 @@
+"""The calls of Vault's API that we make, each on an hvac client, in whatever thread it is called from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, TypeAlias, TypeVar
+from urllib.parse import quote
+
+import hvac
+from pydantic import BaseModel, Field, SecretStr, ValidationError
+
+from vault_pg.errors import LeaseLost, PermissionDenied, TokenInvalid, VaultUnavailable
+from vault_pg.vault.answers import Question, nonsense, origin
+
+Client: TypeAlias = hvac.Client
+T = TypeVar("T")
+M = TypeVar("M", bound=BaseModel)
+
+
+class Extension(BaseModel):
+    """What a renewal granted: `ttl` seconds from now."""
+
+    ttl: float = Field(alias="lease_duration", ge=0, allow_inf_nan=False)
+    renewable: bool
+
+
+class _Login(BaseModel):
+    username: str = Field(min_length=1)
+    password: SecretStr = Field(min_length=1)
+
+
+class Issued(Extension):
+    """A new lease with its credential."""
+
+    lease_id: str = Field(min_length=1)
+    data: _Login
+
+
+class Grant(BaseModel):
+    """A token as a login or a look-up shows it."""
+
+    secret: SecretStr
+    ttl: float | None = Field(ge=0, allow_inf_nan=False)
+    """Seconds from now; None never ends."""
+    renewable: bool
+    increment: float | None = None
+    """Seconds to ask renewals for: what the token was first granted."""
+    revocable: bool = False
+    """We logged in for it, and it is of a kind that can be revoked (batch tokens can't)."""
+    accessor: str = ""
+    display_name: str = ""
+
+
+class _Auth(BaseModel):
+    client_token: SecretStr = Field(min_length=1)
+    lease_duration: float = Field(ge=0, allow_inf_nan=False)
+    renewable: bool
+    kind: str = Field(default="service", alias="token_type")
+    accessor: str = ""
+
+
+class _LookUp(BaseModel):
+    ttl: float = Field(ge=0, allow_inf_nan=False)
+    creation_ttl: float = Field(default=0, ge=0, allow_inf_nan=False)
+    period: float | None = None
+    expire_time: str | None = None
+    renewable: bool = False
+    accessor: str = ""
+    display_name: str = ""
+
+
+class _LeaseLeft(BaseModel):
+    ttl: float = Field(allow_inf_nan=False)
+
+
+def _understood(client: Client, model: type[M], answer: Any, path: str) -> M:
+    """The answer as `model`; VaultUnavailable where it lacks what it has to hold."""
+    try:
+        return model.model_validate(answer)
+    except ValidationError:
+        pass
+    # Not in the except block: pydantic's text quotes the answer, secrets and all.
+    raise nonsense(Question(client.url, "", path))
+
+
+def issue(client: Client, mount: str, role: str) -> Issued:
+    """A new lease of `role`. Where the answer holds a lease but no login (another kind of engine), the lease is revoked."""
+    path = f"{mount}/creds/{role}"
+    answer = client.secrets.database.generate_credentials(quote(role, safe=""), mount_point=quote(mount))
+    try:
+        return _understood(client, Issued, answer, path)
+    except VaultUnavailable:
+        if answer.get("lease_id"):
+            revoke(client, str(answer["lease_id"]))
+        raise
+
+
+def renew(client: Client, lease_id: str, increment: float) -> Extension:
+    """Make the lease end `increment` seconds from now, rounded up to whole ones."""
+    return _understood(client, Extension, client.sys.renew_lease(lease_id, math.ceil(increment)), "sys/leases/renew")
+
+
+def look_up(client: Client, lease_id: str) -> float:
+    """Seconds that the lease has left; LeaseLost."""
+    answer = client.sys.read_lease(lease_id)
+    left = _understood(client, _LeaseLeft, answer.get("data"), "sys/leases/lookup").ttl
+    if left < 0:
+        raise LeaseLost(f"Vault at {origin(client.url)} lets the lease end now: it is {-left:.0f} s past its end")
+    return left
+
+
+def revoke(client: Client, lease_id: str) -> None:
+    """Revoke the lease, and return when its role is gone. A lease that is gone already counts as revoked."""
+    # hvac's revoke_lease has no `sync`, without which Vault only queues the revocation.
+    try:
+        client.adapter.put("/v1/sys/leases/revoke", json={"lease_id": lease_id, "sync": True})
+    except LeaseLost:
+        return
+
+
+def renew_self(client: Client, increment: float | None) -> Extension:
+    """Make the client's token end `increment` seconds from now, rounded up to whole ones."""
+    answer = client.auth.token.renew_self(None if increment is None else math.ceil(increment))
+    return _understood(client, Extension, answer.get("auth"), "auth/token/renew-self")
+
+
+def look_up_self(client: Client) -> Grant:
+    """The client's token as Vault sees it. TokenInvalid: the default policy allows this to every token that lives."""
+    path = "auth/token/lookup-self"
+    try:
+        answer = client.auth.token.lookup_self()
+    except PermissionDenied:
+        raise TokenInvalid(
+            f"Vault at {origin(client.url)} does not accept the token (expired, revoked or mistyped): "
+            "log in again or set VAULT_TOKEN anew"
+        ) from None
+    seen = _understood(client, _LookUp, answer.get("data"), path)
+    # In its last second a token has a ttl of 0 as well, but an expire_time.
+    endless = seen.ttl == 0 and seen.expire_time is None
+    return Grant(
+        secret=SecretStr(client.token),
+        ttl=None if endless else seen.ttl,
+        renewable=seen.renewable,
+        increment=seen.period or seen.creation_ttl or None,
+        accessor=seen.accessor,
+        display_name=seen.display_name,
+    )
+
+
+def granted(client: Client, answer: dict[str, Any], path: str) -> Grant:
+    """The token that a login yielded, from the login's answer."""
+    auth = _understood(client, _Auth, answer.get("auth"), path)
+    return Grant(
+        secret=auth.client_token,
+        ttl=auth.lease_duration or None,
+        renewable=auth.renewable,
+        increment=auth.lease_duration or None,
+        revocable=auth.kind != "batch",
+        accessor=auth.accessor,
+    )
+
+
+def revoke_self(client: Client) -> None:
+    """Revoke the client's token, and with it all leases that it asked for. A dead token counts as revoked."""
+    try:
+        client.auth.token.revoke_self()
+    except TokenInvalid:
+        return
+    except PermissionDenied:
+        if _lives(client):
+            raise
+
+
+def _lives(client: Client) -> bool:
+    try:
+        look_up_self(client)
+    except TokenInvalid:
+        return False
+    return True
+
+
+def telling_dead_from_denied(work: Callable[[Client], T], client: Client) -> T:
+    """`work(client)`, where PermissionDenied really is one: Vault says the same of a missing right and of a dead token.
+
+    Raises TokenInvalid of a dead token, VaultUnavailable where nobody can tell.
+    """
+    try:
+        return work(client)
+    except PermissionDenied as denied:
+        error = denied
+    look_up_self(client)
+    raise error

@@ -1,0 +1,166 @@
+"""The loop that keeps the session's token alive: renew it, replace it before it must end, log in again when it died."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, Protocol, TypeAlias
+
+from vault_pg.clock import Clock, Instant
+from vault_pg.errors import VaultError, VaultUnavailable
+from vault_pg.events import Listener, TokenRenewalFailed
+from vault_pg.lease import Token
+from vault_pg.schedule import BACKOFF_CAP, Limits, backoff, renew_point, rotate_point
+from vault_pg.vault.tokens import Tokens
+
+NAP = 10.0
+"""Seconds. The loop's clock stands still while the machine sleeps, so the lease clock is looked at again this often."""
+
+TICK = 0.001
+"""Seconds. Two clocks never agree to the last digit; this close an instant has come."""
+
+LOOK_AGAIN = 1.0
+"""Seconds between two looks at a token that should have ended."""
+
+NEVER = float("inf")
+
+Deed: TypeAlias = Literal["renew", "log in", "look up"]
+
+
+@dataclass(frozen=True, slots=True)
+class TokenStep:
+    at: Instant
+    deed: Deed
+
+
+def token_step(token: Token, *, dead: bool, repeatable: bool, now: Instant, draw: float, lead: float) -> TokenStep:
+    """What the token needs next, and when. `repeatable`: another login yields another token; `lead`: seconds that leases need to move."""
+    if dead:
+        return TokenStep(now, "log in") if repeatable else TokenStep(NEVER, "look up")
+    if token.extendable and now < token.end:
+        return TokenStep(renew_point(token.granted_at, token.ttl or 0.0, draw), "renew")
+    if token.ttl is None:
+        return TokenStep(NEVER, "look up")
+    if repeatable:
+        return TokenStep(rotate_point(token.granted_at, token.end, lead, draw), "log in")
+    # Nothing moves its end, but somebody else may have renewed it meanwhile.
+    return TokenStep(token.end, "look up")
+
+
+class TokenDesk(Protocol):
+    """The calls that the loop makes; all update the tokens and tell the listeners. They raise VaultError."""
+
+    async def log_in(self) -> object: ...
+
+    async def renew_token(self) -> object:
+        """Also where the token turns out to be dead or not renewable, which the tokens then say."""
+        ...
+
+    async def check_token(self) -> bool: ...
+
+    def lose_token(self, serial: int, why: str) -> None: ...
+
+
+class Keepalive:
+    """Runs for ever, and survives any trouble of Vault's."""
+
+    def __init__(
+        self,
+        desk: TokenDesk,
+        tokens: Tokens,
+        *,
+        method: str,
+        repeatable: bool,
+        emit: Listener,
+        clock: Clock,
+        draw: Callable[[], float],
+    ) -> None:
+        self._desk = desk
+        self._tokens = tokens
+        self._method = method
+        self._repeatable = repeatable
+        self._emit = emit
+        self._clock = clock
+        self._draw = draw
+        self._drawn: tuple[Token | None, float] = (None, 0.0)
+        self._logged_in_at = clock()
+        self._short_lived = 0
+        self._mourned = 0
+
+    async def run(self) -> None:
+        failures = 0
+        while True:
+            step = self._next()
+            if await self._changed_before(step.at):
+                continue
+            try:
+                await self._take(step)
+            except VaultError as error:
+                failures += 1
+                await self._tokens.changed_within(self._wait_after(error, failures))
+            else:
+                failures = 0
+
+    def _next(self) -> TokenStep:
+        token = self._tokens.current
+        if self._drawn[0] is not token:  # one draw for each grant, however often it is looked at
+            self._drawn = (token, self._draw())
+        return token_step(
+            token,
+            dead=self._tokens.dead(token.serial),
+            repeatable=self._repeatable,
+            now=self._clock(),
+            draw=self._drawn[1],
+            lead=Limits().lead,
+        )
+
+    async def _changed_before(self, at: Instant) -> bool:
+        while (left := at - self._clock()) > TICK:
+            if await self._tokens.changed_within(min(left, NAP) if at < NEVER else None):
+                return True
+        return False
+
+    async def _take(self, step: TokenStep) -> None:
+        if step.deed == "renew":
+            await self._desk.renew_token()
+        elif step.deed == "look up":
+            await self._look_up()
+        else:
+            await self._log_in()
+
+    async def _look_up(self) -> None:
+        if await self._desk.check_token() and self._clock() >= self._tokens.current.end:
+            await self._tokens.changed_within(LOOK_AGAIN)  # in its last second
+
+    async def _log_in(self) -> None:
+        token = self._tokens.current
+        if self._clock() >= token.end:
+            self._desk.lose_token(token.serial, "it ended before it could be renewed or replaced")
+        if self._tokens.dead(token.serial) and token.serial != self._mourned:
+            self._mourned = token.serial
+            await self._mourn()
+        await self._desk.log_in()
+        self._logged_in_at = self._clock()
+
+    async def _mourn(self) -> None:
+        """Tokens that die right after each login (of few uses, say) must not make us log in in a hot loop."""
+        lived = self._clock() - self._logged_in_at
+        self._short_lived = self._short_lived + 1 if lived < BACKOFF_CAP else 0
+        if self._short_lived > 1:
+            await self._tokens.changed_within(backoff(self._short_lived, self._draw(), left=NEVER))
+
+    def _wait_after(self, error: VaultError, failures: int) -> float:
+        token = self._tokens.current
+        left = token.end - self._clock()
+        retry_after = error.retry_after if isinstance(error, VaultUnavailable) else None
+        wait = backoff(failures, self._draw(), retry_after=retry_after, left=left)
+        self._emit(
+            TokenRenewalFailed(
+                method=self._method,
+                serial=token.serial,
+                error=str(error),
+                retry_in_seconds=wait,
+                remaining_seconds=max(0.0, left) if left < NEVER else None,
+            )
+        )
+        return wait

@@ -1,0 +1,259 @@
+"""The Vault side as the rest of the library sees it: a session with one live token, that issues, renews and revokes leases."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import random
+from collections.abc import Callable
+from functools import partial
+from typing import TypeVar
+
+from vault_pg.clock import Clock, boottime
+from vault_pg.errors import TokenInvalid, VaultError, VaultUnavailable
+from vault_pg.events import (
+    Listener,
+    TokenIssued,
+    TokenLost,
+    TokenRenewalFailed,
+    TokenRenewed,
+    TokenRevocationFailed,
+    TokenRevoked,
+)
+from vault_pg.lease import Credential, Lease, Token
+from vault_pg.schedule import call_timeout
+from vault_pg.settings import VaultSettings
+from vault_pg.vault import endpoints
+from vault_pg.vault.answers import origin
+from vault_pg.vault.calls import Calls, ThreadCalls, Undo
+from vault_pg.vault.endpoints import Client, Grant, Issued
+from vault_pg.vault.keepalive import Keepalive
+from vault_pg.vault.login import login_for
+from vault_pg.vault.tokens import TokenListener, Tokens
+
+T = TypeVar("T")
+
+
+class VaultSession:
+    """One login at one Vault, kept alive by `run`.
+
+    Every call is over within its `timeout` (seconds), and raises VaultError: VaultUnavailable where asking again may help,
+    TokenInvalid where the token is dead (then the session logs in again by itself, and every lease of the old token is lost),
+    PermissionDenied where its policy lacks a right. A call that is cancelled leaves no lease and no token behind.
+    """
+
+    def __init__(
+        self,
+        settings: VaultSettings,
+        *,
+        emit: Listener,
+        clock: Clock = boottime,
+        draw: Callable[[], float] = random.random,
+        calls: Calls | None = None,
+    ) -> None:
+        self.address = origin(settings.address)
+        self.reachable = False
+        """The latest answer came, whatever it said."""
+        self.last_error: VaultError | None = None
+        """What the latest call failed with."""
+        self._timeout = settings.timeout
+        self._emit = emit
+        self._clock = clock
+        self._draw = draw
+        self._login = login_for(settings.auth)
+        self._calls = calls or ThreadCalls(settings)
+        self._tokens = Tokens(clock)
+        self._closed = False
+
+    @property
+    def token(self) -> Token:
+        """The current one; NotRunning before `open`."""
+        return self._tokens.current
+
+    def token_of(self, serial: int) -> Token:
+        """A token as last known, old ones too. A dead one has ended. KeyError once it is forgotten."""
+        return self._tokens.of(serial)
+
+    @property
+    def old_serials(self) -> frozenset[int]:
+        """Tokens before the current one that have not been forgotten."""
+        return self._tokens.old
+
+    def add_token_listener(self, listener: TokenListener) -> Callable[[], None]:
+        """Call `listener()` on the loop at once when a token is new, renewed or dead; returns what ends that. It must not raise."""
+        return self._tokens.add_listener(listener)
+
+    async def open(self) -> None:
+        """One attempt to log in. Starts nothing, so it may be tried again. Raises LoginFailed besides the session's errors."""
+        await self.log_in()
+
+    async def run(self) -> None:
+        """Keep the token alive, for ever. Trouble with Vault is told as events and never raised."""
+        keepalive = Keepalive(
+            self,
+            self._tokens,
+            method=self._login.method,
+            repeatable=self._login.repeatable,
+            emit=self._emit,
+            clock=self._clock,
+            draw=self._draw,
+        )
+        await keepalive.run()
+
+    async def settled(self, *, timeout: float) -> None:
+        """Return once the current token is not known to be dead, or after `timeout` seconds; at once if no other can come."""
+        deadline = asyncio.get_running_loop().time() + timeout
+        while self._login.repeatable and self._tokens.dead(self.token.serial):
+            left = deadline - asyncio.get_running_loop().time()
+            if left <= 0 or not await self._tokens.changed_within(left):
+                return
+
+    async def issue(self, mount: str, role: str, *, timeout: float) -> Lease:
+        """Lease a new database role. Raises RoleNotFound, MountNotFound, BackendUnavailable besides the session's errors."""
+        token = self.token
+        asked_at = self._clock()
+        issued = await self._ask(partial(endpoints.issue, mount=mount, role=role), token, timeout, undo=_undo_issue)
+        return Lease(
+            id=issued.lease_id,
+            credential=Credential(issued.data.username, issued.data.password),
+            mount=mount,
+            role=role,
+            token_serial=token.serial,
+            issued_at=asked_at,
+            granted_at=asked_at,
+            ttl=issued.ttl,
+            default_ttl=issued.ttl,
+            renewable=issued.renewable,
+        )
+
+    async def renew(self, lease: Lease, increment: float, *, timeout: float) -> Lease:
+        """Make the lease end `increment` seconds from now (whole seconds, rounded up), or sooner if Vault grants less.
+
+        Raises LeaseLost, NotRenewable, BackendUnavailable besides the session's errors.
+        """
+        asked = math.ceil(increment)
+        asked_at = self._clock()
+        work = partial(endpoints.renew, lease_id=lease.id, increment=asked)
+        extension = await self._ask(work, self.token, timeout)
+        return lease.renewed(granted_at=asked_at, ttl=extension.ttl, asked=asked, renewable=extension.renewable)
+
+    async def lookup(self, lease: Lease, *, timeout: float) -> float:
+        """Seconds that the lease has left, by Vault's count. Raises LeaseLost."""
+        return await self._ask(partial(endpoints.look_up, lease_id=lease.id), self.token, timeout)
+
+    async def revoke(self, lease: Lease, *, timeout: float) -> None:
+        """Revoke the lease and drop its role now; no error where it is gone already. Raises BackendUnavailable, VaultRefused."""
+        await self._ask(partial(endpoints.revoke, lease_id=lease.id), self.token, timeout)
+
+    async def check_token(self, *, timeout: float | None = None) -> bool:
+        """False if the current token is dead; the session then logs in again. VaultUnavailable where nobody can tell."""
+        token = self.token
+        asked_at = self._clock()
+        try:
+            seen = await self._ask(endpoints.look_up_self, token, self._timeout if timeout is None else timeout)
+        except TokenInvalid:
+            return False
+        self._tokens.see(token.serial, seen, asked_at)
+        return True
+
+    async def forget(self, serial: int, *, timeout: float) -> None:
+        """Revoke an old token whose last lease is gone. Never raises for Vault's sake: `close` tries again."""
+        known = {token.serial: token for token in self._tokens.revocable()}
+        if serial == self.token.serial:
+            return
+        if serial not in known or await self._revoke_token(known[serial], timeout):
+            self._tokens.forget(serial)
+
+    async def close(self, *, timeout: float, revoke: bool = True) -> None:
+        """Revoke the tokens that we logged in for and end the session, within `timeout` seconds even if Vault is down."""
+        if self._closed:
+            return
+        self._closed = True
+        deadline = asyncio.get_running_loop().time() + timeout
+        if revoke:
+            # One part of the time is kept for calls still under way, which may have leases to revoke.
+            await asyncio.gather(*(self._revoke_token(token, timeout * 0.8) for token in self._tokens.revocable()))
+        await self._calls.close(timeout=max(0.0, deadline - asyncio.get_running_loop().time()))
+
+    async def log_in(self) -> Token:
+        """Log in now; the new token is the current one from then on."""
+        asked_at = self._clock()
+        undo = _undo_login if self._login.repeatable else None
+        try:
+            grant = await self._calls.call(self._login.login, token=None, timeout=self._timeout, undo=undo)
+        except VaultError as error:
+            self._answered(error)
+            raise
+        self._answered(None)
+        token = self._tokens.adopt(grant, asked_at)
+        self._emit(TokenIssued(method=self._login.method, serial=token.serial, ttl_seconds=token.ttl, renewable=token.renewable))
+        return token
+
+    async def renew_token(self) -> Token:
+        """Renew the current token now. Where it is dead or can't be renewed the returned one says so; transient trouble is raised."""
+        token = self.token
+        increment = self._tokens.increment(token)
+        asked = None if increment is None else float(math.ceil(increment))
+        asked_at = self._clock()
+        timeout = call_timeout(token.end - asked_at, most=self._timeout)
+        try:
+            extension = await self._ask(partial(endpoints.renew_self, increment=asked), token, timeout)
+        except TokenInvalid:
+            return self._tokens.of(token.serial)
+        except VaultError as error:
+            if error.transient:
+                raise
+            self._emit(
+                TokenRenewalFailed(
+                    method=self._login.method,
+                    serial=token.serial,
+                    error=str(error),
+                    retry_in_seconds=None,
+                    remaining_seconds=max(0.0, token.end - self._clock()),
+                )
+            )
+            return self._tokens.pin(token.serial)
+        renewed = self._tokens.extend(token.serial, extension, granted_at=asked_at, asked=asked)
+        self._emit(TokenRenewed(method=self._login.method, serial=token.serial, ttl_seconds=renewed.ttl, capped=renewed.capped))
+        return renewed
+
+    def lose_token(self, serial: int, why: str) -> None:
+        """The token is dead, and every lease that it asked for with it."""
+        if self._tokens.bury(serial):
+            self._emit(TokenLost(method=self._login.method, serial=serial, why=why))
+
+    async def _ask(self, work: Callable[[Client], T], token: Token, timeout: float, *, undo: Undo[T] | None = None) -> T:
+        asked = partial(endpoints.telling_dead_from_denied, work)
+        try:
+            result = await self._calls.call(asked, token=token.secret, timeout=timeout, undo=undo)
+        except VaultError as error:
+            self._answered(error)
+            if isinstance(error, TokenInvalid):
+                self.lose_token(token.serial, str(error))
+            raise
+        self._answered(None)
+        return result
+
+    def _answered(self, error: VaultError | None) -> None:
+        self.reachable = not isinstance(error, VaultUnavailable)
+        self.last_error = error
+
+    async def _revoke_token(self, token: Token, timeout: float) -> bool:
+        try:
+            await self._calls.call(endpoints.revoke_self, token=token.secret, timeout=timeout)
+        except VaultError as error:
+            self._answered(error)
+            self._emit(TokenRevocationFailed(method=self._login.method, serial=token.serial, error=str(error)))
+            return False
+        self._emit(TokenRevoked(method=self._login.method, serial=token.serial))
+        return True
+
+
+def _undo_issue(client: Client, issued: Issued) -> None:
+    endpoints.revoke(client, issued.lease_id)
+
+
+def _undo_login(client: Client, grant: Grant) -> None:
+    if grant.revocable:
+        client.token = grant.secret.get_secret_value()
+        endpoints.revoke_self(client)
