@@ -1,0 +1,42 @@
+"""The log: one listener that writes each event by structlog, under the event's own name."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from vault_pg.events import Event
+
+
+class Journal:
+    """Logs every event as `name key=value …` to the logger `vault_pg`; the level is the event's. It configures nothing.
+
+    A program that has not configured structlog gets structlog's events through the standard library's logging, which is silent below
+    WARNING until it is configured.
+    """
+
+    def __init__(self) -> None:
+        self._logger: Any = None
+
+    def __call__(self, event: Event) -> None:
+        if self._logger is None:
+            self._logger = _logger()
+        facts = {field.name: getattr(event, field.name) for field in dataclasses.fields(event) if field.name != "at"}
+        getattr(self._logger, event.level)(event.name, **facts)
+
+
+def _logger() -> Any:
+    import structlog  # noqa: PLC0415 - a fifth of a second that a program without a manager need not pay
+
+    if structlog.is_configured():
+        return structlog.get_logger("vault_pg")
+    import logging  # noqa: PLC0415 - goes with the above
+
+    return structlog.wrap_logger(
+        logging.getLogger("vault_pg"),
+        processors=[
+            structlog.stdlib.filter_by_level,
+            structlog.processors.KeyValueRenderer(key_order=["event"], repr_native_str=False),
+        ],
+        wrapper_class=structlog.stdlib.BoundLogger,
+    )

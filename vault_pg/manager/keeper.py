@@ -1,0 +1,146 @@
+"""The keeper of one database: it renews the lease, and rotates it in time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from psycopg import AsyncConnection
+
+from vault_pg.clock import wall
+from vault_pg.errors import NotRunning, VaultPgError
+from vault_pg.events import CredentialExpired
+from vault_pg.manager.ledger import Ledger
+from vault_pg.manager.renewal import Renewal
+from vault_pg.manager.rotation import Rotation
+from vault_pg.manager.tenure import Tenure
+from vault_pg.pool import HotSwapPool, build
+from vault_pg.schedule import Hold, Renew, Rotate
+
+MOMENT = 0.001
+"""Seconds that no clock of ours tells apart: a timer that rang this much early has rung."""
+
+
+class Keeper:
+    """Keeps a credential alive behind one HotSwapPool. `ended` is called after each lease that it has done with."""
+
+    def __init__(self, tenure: Tenure, *, ended: Callable[[], Awaitable[object]]) -> None:
+        self.name = tenure.name
+        self.tenure = tenure
+        self.ledger = Ledger(tenure)
+        self.renewal = Renewal(tenure, self.ledger)
+        self.rotation: Rotation | None = None
+        self.holder: HotSwapPool[AsyncConnection[Any]] | None = None
+        self._ended = ended
+        self._alarm: asyncio.TimerHandle | None = None
+        self._deaf: Callable[[], None] | None = None
+
+    async def start(self) -> None:
+        """One attempt at a first lease and a first pool, proven and full. Raises VaultPgError; a lease it made is then orphaned."""
+        tenure, settings = self.tenure, self.tenure.settings
+        lease = await self.ledger.issue()
+        try:
+            pool = await build(lease.credential, settings, name=f"{self.name}-1")
+            try:
+                await pool.open(wait=True, timeout=settings.build_timeout)
+            except BaseException:
+                await pool.close()
+                raise
+        except BaseException:
+            self.ledger.orphan(lease)
+            raise
+        self.holder = HotSwapPool(
+            pool,
+            name=self.name,
+            overlap=settings.overlap,
+            drain_timeout=settings.drain_timeout,
+            max_waiting=settings.max_waiting,
+            listener=tenure.emit,
+        )
+        self.rotation = Rotation(tenure, self.ledger, self.renewal, self.holder, given_up=self._expire, ended=self._ended)
+        tenure.adopt(lease)
+        self._deaf = tenure.session.add_token_listener(self._token_changed)
+        self._arm()
+
+    async def run(self) -> None:
+        """Do what is due, for ever."""
+        if self.rotation is None:
+            raise NotRunning(f"the keeper of {self.name!r} has not been started")
+        while True:
+            step = self.tenure.next_step()
+            if (wait := step.at - self.tenure.clock()) > MOMENT:
+                await self.tenure.nap(wait)
+                continue
+            match step:
+                case Renew():
+                    await self.renewal.run()
+                case Rotate(why=why):
+                    await self.rotation.run(why)
+                case Hold(why=why):
+                    self._expire(why)
+            self._arm()
+
+    async def rotate(self) -> None:
+        """Ask for a rotation now; returns when the new generation serves. Raises VaultPgError if the attempt fails."""
+        done = asyncio.get_running_loop().create_future()
+        self.tenure.asked.append(done)
+        self.tenure.wake()
+        await done
+
+    async def stop(self, drain_timeout: float) -> None:
+        """Drain and close the pool, cutting off who is left after `drain_timeout` seconds. The leases are left to be revoked."""
+        if self._deaf is not None:
+            self._deaf()
+        if self._alarm is not None:
+            self._alarm.cancel()
+        self.tenure.answer(VaultPgError(f"the manager of database {self.name!r} is stopping"))
+        if self.rotation is not None:
+            await self.rotation.stop()
+        if self.holder is not None:
+            await self.holder.finish(drain_timeout)
+
+    def recheck(self) -> None:
+        """The clocks have parted: what was planned on the old ones may be late."""
+        self._arm()
+        self.tenure.wake()
+
+    # -- the horizon
+
+    def _arm(self) -> None:
+        """Set the alarm for the horizon as it stands now."""
+        if self._alarm is not None:
+            self._alarm.cancel()
+        left = self.tenure.left
+        self._alarm = asyncio.get_running_loop().call_later(left, self._ring) if left < float("inf") else None
+
+    def _ring(self) -> None:
+        tenure = self.tenure
+        if tenure.left > MOMENT:
+            self._arm()  # a renewal of lease or token has moved it meanwhile
+        elif tenure.lost is None:
+            self._expire(tenure.last_error or "its lease ended before it could be renewed or rotated")
+        # else a rotation is under way this very moment, and tells if it fails
+
+    def _token_changed(self) -> None:
+        token = self.tenure.token
+        if token is not None and token.ttl == 0.0 and self.tenure.lost is None:
+            self.tenure.lost = "the token that asked for it is dead"
+        self._arm()
+        self.tenure.wake()
+
+    def _expire(self, why: str) -> None:
+        """Never serve knowingly past the horizon: refuse checkouts, with the reason, until a rotation brings a new credential."""
+        tenure = self.tenure
+        if tenure.refused_since is not None or self.holder is None:
+            return
+        tenure.refused_since = now = tenure.clock()
+        tenure.last_error = tenure.last_error or why
+        since = wall(now if tenure.failed_since is None else tenure.failed_since, now)
+        role = tenure.settings.role
+        self.holder.refuse(
+            f"no credential for role {role!r} since {since:%H:%M:%S} UTC: {why}; "
+            "checkouts fail until Vault gives a new one, which is being tried all the time"
+        )
+        tenure.emit(CredentialExpired(database=self.name, role=role, error=why))
+        tenure.wake()

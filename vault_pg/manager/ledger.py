@@ -1,0 +1,89 @@
+"""The leases of one database that Vault may still hold alive, so that none is forgotten and none is minted for nothing."""
+
+from __future__ import annotations
+
+from vault_pg.errors import TokenInvalid, VaultPgError, VaultUnavailable
+from vault_pg.events import LeaseIssued, LeaseRevoked, RevocationFailed
+from vault_pg.lease import Lease
+from vault_pg.manager.tenure import Tenure
+from vault_pg.schedule import call_timeout
+
+MOST_LIVE = 3
+"""Leases of one database alive at once: one that serves, one that drains, one that is being proven."""
+
+BURST, REFILL = 3, 1.0
+"""New leases may be asked for in a burst of three, then one a second: a token bucket against minting in a hot loop."""
+
+
+class Ledger:
+    """Issues and revokes, and knows what is alive."""
+
+    def __init__(self, tenure: Tenure) -> None:
+        self._tenure = tenure
+        self._live: dict[str, Lease] = {}
+        self._orphans: dict[str, Lease] = {}
+        self._bucket, self._filled_at = float(BURST), tenure.clock()
+
+    @property
+    def live(self) -> list[Lease]:
+        """Every lease that Vault may still hold; those that were lost or have ended are not."""
+        now = self._tenure.clock()
+        self._live = {key: lease for key, lease in self._live.items() if lease.end > now}
+        return list(self._live.values())
+
+    def bucket_wait(self) -> float:
+        """Seconds until another lease may be asked for."""
+        now = self._tenure.clock()
+        self._bucket = min(float(BURST), self._bucket + (now - self._filled_at) / REFILL)
+        self._filled_at = now
+        return max(0.0, (1.0 - self._bucket) * REFILL)
+
+    async def issue(self) -> Lease:
+        """A new lease. Raises VaultError, also when too many are alive that can't be revoked."""
+        tenure, settings = self._tenure, self._tenure.settings
+        await tenure.session.settled(timeout=tenure.vault_timeout)
+        await self.revoke_orphans()
+        if len(self.live) >= MOST_LIVE:
+            raise VaultUnavailable(
+                f"{MOST_LIVE} leases of role {settings.role!r} are alive and cannot be revoked now: no further one is asked for"
+            )
+        self._bucket -= 1.0
+        timeout = call_timeout(tenure.left, most=tenure.vault_timeout)
+        lease = await tenure.session.issue(settings.mount, settings.role, timeout=timeout)
+        self._live[lease.id] = lease
+        tenure.tell(LeaseIssued, lease, ttl_seconds=lease.ttl, renewable=lease.renewable)
+        return lease
+
+    def renewed(self, lease: Lease) -> None:
+        self._live[lease.id] = lease
+
+    def lost(self, lease: Lease) -> None:
+        """Vault does not know it any more: nothing to revoke."""
+        self._live.pop(lease.id, None)
+        self._orphans.pop(lease.id, None)
+
+    def orphan(self, lease: Lease) -> None:
+        """Nobody uses it any more; it is revoked at the next opportunity."""
+        if lease.id in self._live:
+            self._orphans[lease.id] = lease
+
+    async def revoke_orphans(self) -> None:
+        for lease in list(self._orphans.values()):
+            await self.revoke(lease)
+
+    async def revoke(self, lease: Lease, timeout: float | None = None) -> None:
+        """Revoke a lease. What fails is told, tried again later if that makes sense, and never raised."""
+        tenure = self._tenure
+        self.orphan(lease)
+        try:
+            await tenure.session.revoke(lease, timeout=tenure.vault_timeout if timeout is None else timeout)
+        except TokenInvalid:
+            if tenure.session.token_of(lease.token_serial).ttl == 0.0:
+                self.lost(lease)  # it died with its token
+        except VaultPgError as error:
+            tenure.tell(RevocationFailed, lease, error=str(error))
+            if not error.transient:
+                self.lost(lease)  # Vault goes on trying by itself, and ends the lease at its TTL
+        else:
+            self.lost(lease)
+            tenure.tell(LeaseRevoked, lease)

@@ -1,0 +1,270 @@
+"""LeaseManager: everything between Vault and `get_pool()`, for as long as it is entered."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Coroutine
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Any, Self
+
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
+
+from vault_pg import schedule
+from vault_pg.clock import Clock, boottime
+from vault_pg.errors import NotRunning, VaultPgError
+from vault_pg.events import Event, Listener, ManagerStarted, ManagerStopped, StatusUnavailable, TaskDied
+from vault_pg.manager import registry
+from vault_pg.manager.endpoint import StatusEndpoint
+from vault_pg.manager.journal import Journal
+from vault_pg.manager.keeper import Keeper
+from vault_pg.manager.snapshot import snapshot
+from vault_pg.manager.status import Status
+from vault_pg.manager.tenure import Tenure, transient
+from vault_pg.manager.termination import Termination
+from vault_pg.pool import HotSwapPool
+from vault_pg.settings import Settings
+from vault_pg.vault import VaultSession
+
+LEAP = 1.0
+"""Seconds by which the lease clock may run ahead of the event loop's before everything is looked at anew (a suspend, most likely)."""
+
+POOL_SHARE = 0.5
+"""Part of the shutdown time that borrowers may use to finish."""
+
+
+class LeaseManager:
+    """Keeps a pool with a living credential for each database of the settings.
+
+    Entering it logs in to Vault, and returns when every pool is open and proven; what may pass (Vault sealed, PostgreSQL starting) is
+    tried again for `start_timeout` seconds. Leaving it drains the pools, revokes the leases and the token that it logged in for,
+    within `shutdown_timeout` seconds even when Vault is down. A SIGTERM ends the task that entered it in the same clean way, unless the
+    program has a handler of its own.
+
+    Raises VaultPgError on entering, with nothing left behind; SettingsError on construction.
+    """
+
+    def __init__(
+        self, settings: Settings | None = None, *, clock: Clock = boottime, draw: Callable[[], float] = random.random
+    ) -> None:
+        self.settings = Settings() if settings is None else settings
+        self._clock = clock
+        self._draw = draw
+        self._listeners: list[Listener] = [Journal()]
+        self._keepers: dict[str, Keeper] = {}
+        self._session: VaultSession | None = None
+        self._supervisor: asyncio.Task[None] | None = None
+        self._endpoint: StatusEndpoint | None = None
+        self._termination = Termination() if self.settings.handle_sigterm else None
+        self._started_at: datetime | None = None
+        self._stopping = False
+
+    # -- the public face
+
+    def get_pool(self, name: str = "default") -> HotSwapPool:
+        """The pool of a database: the same object for as long as the manager runs. Raises NotRunning."""
+        keeper = self._keeper(name)
+        if keeper.holder is None:
+            raise NotRunning(f"the pool of database {name!r} is not open yet: enter the LeaseManager first (`async with`)")
+        return keeper.holder
+
+    async def rotate(self, name: str = "default") -> None:
+        """Rotate the credential now; returns when the new generation serves. Raises VaultPgError if the attempt fails."""
+        await self._keeper(name).rotate()
+
+    def status(self) -> Status:
+        """What is going on, as a frozen value with no secret in it."""
+        return snapshot(
+            self.settings,
+            self._session,
+            self._keepers.values(),
+            now=self._clock(),
+            started_at=self._started_at or datetime.now(UTC),
+            stopping=self._stopping,
+        )
+
+    def add_listener(self, listener: Listener) -> None:
+        """Call `listener(event)` for every event from now on. One that raises harms nobody."""
+        self._listeners.append(listener)
+
+    def _keeper(self, name: str) -> Keeper:
+        try:
+            return self._keepers[name]
+        except KeyError:
+            known = ", ".join(map(repr, self._keepers)) or "none: enter the LeaseManager first (`async with`)"
+            raise NotRunning(f"this LeaseManager keeps no database {name!r}; it keeps {known}") from None
+
+    def _emit(self, event: Event) -> None:
+        for listener in list(self._listeners):
+            try:
+                listener(event)
+            except Exception as error:  # noqa: BLE001 - a listener is foreign code
+                self._listeners[0](TaskDied(task=f"listener {listener!r}", error=type(error).__name__))
+
+    # -- entering
+
+    async def __aenter__(self) -> Self:
+        if self._supervisor is not None:
+            raise VaultPgError("this LeaseManager is entered already; make another one")
+        loop = asyncio.get_running_loop()
+        self._started_at, self._stopping = datetime.now(UTC), False
+        if self._termination is not None:
+            self._termination.arm()
+        self._session = VaultSession(self.settings.vault, emit=self._emit, clock=self._clock, draw=self._draw)
+        try:
+            deadline = loop.time() + self.settings.start_timeout
+            await self._start(self._session, deadline)
+        except BaseException:
+            await self._leave_for_sure()
+            raise
+        self._supervisor = asyncio.create_task(self._supervise(), name="vault-pg")
+        registry.add(self)
+        self._emit(ManagerStarted(databases=tuple(self._keepers)))
+        return self
+
+    async def _start(self, session: VaultSession, deadline: float) -> None:
+        await self._try(session.open, deadline)
+        for name, settings in self.settings.databases.items():
+            tenure = Tenure(
+                name,
+                settings,
+                session,
+                emit=self._emit,
+                clock=self._clock,
+                draw=self._draw,
+                vault_timeout=self.settings.vault.timeout,
+            )
+            self._keepers[name] = Keeper(tenure, ended=self._forget_tokens)
+        try:
+            async with asyncio.TaskGroup() as group:
+                for keeper in self._keepers.values():
+                    group.create_task(self._try(keeper.start, deadline), name=f"vault-pg-start-{keeper.name}")
+        except* VaultPgError as failures:
+            raise failures.exceptions[0] from None
+        await self._open_endpoint()
+
+    async def _try(self, attempt: Callable[[], Coroutine[Any, Any, None]], deadline: float) -> None:
+        """Try until it works, until it fails for a reason that will not pass, or until the deadline."""
+        loop = asyncio.get_running_loop()
+
+        def wait(state: RetryCallState) -> float:
+            return min(schedule.backoff(state.attempt_number, self._draw()), max(0.0, deadline - loop.time()))
+
+        async for trial in AsyncRetrying(
+            retry=retry_if_exception(transient),
+            stop=lambda _: loop.time() >= deadline,
+            wait=wait,
+            sleep=asyncio.sleep,
+            reraise=True,
+        ):
+            with trial:
+                await attempt()
+
+    async def _open_endpoint(self) -> None:
+        if not self.settings.status_socket:
+            return
+        try:
+            endpoint = StatusEndpoint(self.status, self.settings.runtime_dir)
+            await endpoint.start()
+        except (VaultPgError, OSError) as error:
+            self._emit(StatusUnavailable(error=str(error)))
+        else:
+            self._endpoint = endpoint
+
+    # -- running
+
+    async def _supervise(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            if self._session is not None:
+                group.create_task(self._guard("token", self._session.run), name="vault-pg-token")
+            for keeper in self._keepers.values():
+                group.create_task(self._guard(keeper.name, keeper.run), name=f"vault-pg-keeper-{keeper.name}")
+            group.create_task(self._guard("clock", self._watch_clock), name="vault-pg-clock")
+
+    async def _guard(self, name: str, run: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """A background task that dies is a loud event, and is started again."""
+        while True:
+            try:
+                await run()
+            except Exception as error:  # noqa: BLE001 - whatever it was, leases must go on being kept
+                self._emit(TaskDied(task=name, error=f"{type(error).__name__}: {error}"))
+                await asyncio.sleep(1.0)
+
+    async def _watch_clock(self) -> None:
+        """Timers of the loop stand still during a suspend, leases do not: when the clocks part, wake everybody."""
+        loop = asyncio.get_running_loop()
+        offset = self._clock() - loop.time()
+        while True:
+            await asyncio.sleep(LEAP)
+            now = self._clock() - loop.time()
+            if abs(now - offset) > LEAP:
+                for keeper in self._keepers.values():
+                    keeper.recheck()
+            offset = now
+
+    async def _forget_tokens(self) -> None:
+        """Old tokens are revoked once no lease of theirs is left."""
+        if self._session is None:
+            return
+        needed = {lease.token_serial for keeper in self._keepers.values() for lease in keeper.ledger.live}
+        for serial in self._session.old_serials - needed:
+            await self._session.forget(serial, timeout=self.settings.vault.timeout)
+
+    # -- leaving
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self._leave_for_sure()
+
+    async def _leave_for_sure(self) -> None:
+        """Leave even if cancelled meanwhile: it is bounded by `shutdown_timeout`, and half a clean-up is a leak."""
+        leaving = asyncio.create_task(self._leave(), name="vault-pg-leave")
+        cancelled: asyncio.CancelledError | None = None
+        while not leaving.done():
+            try:
+                await asyncio.shield(leaving)
+            except asyncio.CancelledError as error:
+                cancelled = error
+        terminated = self._termination is not None and self._termination.disarm()
+        if terminated and self._termination is not None:
+            raise self._termination.exit() from None
+        leaving.result()
+        if cancelled is not None:
+            raise cancelled
+
+    async def _leave(self) -> None:
+        loop = asyncio.get_running_loop()
+        start = loop.time()
+        deadline = start + self.settings.shutdown_timeout
+        self._stopping = True
+        registry.remove(self)
+        if self._supervisor is not None:
+            self._supervisor.cancel()
+            await asyncio.gather(self._supervisor, return_exceptions=True)
+            self._supervisor = None
+        keepers, self._keepers = self._keepers, {}
+        share = self.settings.shutdown_timeout * POOL_SHARE
+        await asyncio.gather(
+            *(k.stop(min(share, k.tenure.settings.drain_timeout)) for k in keepers.values()), return_exceptions=True
+        )
+        left_behind = await self._revoke_all(list(keepers.values()), deadline)
+        if self._session is not None:
+            await self._session.close(timeout=max(0.5, deadline - loop.time()))
+            self._session = None
+        if self._endpoint is not None:
+            await self._endpoint.close()
+            self._endpoint = None
+        self._emit(ManagerStopped(databases=tuple(keepers), seconds=round(loop.time() - start, 3), left_behind=left_behind))
+
+    async def _revoke_all(self, keepers: list[Keeper], deadline: float) -> tuple[str, ...]:
+        """Revoke every live lease within the time there is, less what the token needs; returns the ids of those that stayed."""
+        loop = asyncio.get_running_loop()
+        left = max(0.5, (deadline - loop.time()) * 0.7)
+        try:
+            async with asyncio.timeout(left):
+                await asyncio.gather(*(k.ledger.revoke(lease, left) for k in keepers for lease in k.ledger.live))
+        except TimeoutError:
+            pass
+        return tuple(lease.id for k in keepers for lease in k.ledger.live)

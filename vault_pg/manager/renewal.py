@@ -1,0 +1,98 @@
+"""How a lease is renewed, and what is made of every way that can fail."""
+
+from __future__ import annotations
+
+from tenacity import RetryCallState
+
+from vault_pg import schedule
+from vault_pg.errors import LeaseLost as LeaseIsLost
+from vault_pg.errors import TokenInvalid, VaultPgError
+from vault_pg.events import LeaseLost, LeaseRenewed, RenewalFailed
+from vault_pg.manager.ledger import Ledger
+from vault_pg.manager.tenure import Tenure, failure, transient
+
+LATE = 1 / 3
+"""While renewals fail, this part of what is left is kept for a rotation, unless the user's own lead is shorter."""
+
+
+class Renewal:
+    """Renews the lease of a tenure."""
+
+    def __init__(self, tenure: Tenure, ledger: Ledger) -> None:
+        self._tenure = tenure
+        self._ledger = ledger
+
+    async def run(self) -> None:
+        """Renew, trying again while a rotation could still come in time. Whatever can't be renewed is left to be rotated."""
+        tenure = self._tenure
+        give_up_at = tenure.horizon - min(tenure.limits.lead, tenure.left * LATE)
+
+        def out_of_time() -> bool:
+            return tenure.clock() >= give_up_at
+
+        def give_up() -> bool:
+            return out_of_time() or tenure.lost is not None or bool(tenure.asked)
+
+        try:
+            async for attempt in tenure.retrying(self._failed, give_up=give_up, worth=transient):
+                with attempt:
+                    await self.once()
+        except (LeaseIsLost, TokenInvalid) as error:
+            self._lose(error)
+        except VaultPgError as error:
+            tenure.note(error)
+            if tenure.lease is not None and (out_of_time() or not transient(error)):
+                self._tell_failed(error, attempt=0, wait=None)
+                tenure.lease = tenure.lease.unrenewable()
+
+    async def once(self) -> None:
+        """One attempt. Raises VaultError."""
+        tenure, before = self._tenure, self._tenure.lease
+        if before is None or tenure.lost is not None:
+            return
+        left = before.end - tenure.clock()
+        asked = schedule.increment(before, tenure.clock(), tenure.limits.increment)
+        lease = await tenure.session.renew(before, asked, timeout=schedule.call_timeout(tenure.left, most=tenure.vault_timeout))
+        self._ledger.renewed(lease)
+        tenure.adopt(lease)
+        tenure.tell(LeaseRenewed, lease, remaining_seconds=round(left, 3), ttl_seconds=lease.ttl, capped=lease.capped)
+
+    async def keep_alive(self) -> None:
+        """While rotations fail, renew the lease when its time has come: it is all that serves."""
+        tenure = self._tenure
+        if not tenure.due_for_renewal:
+            return
+        error, since, retry = tenure.last_error, tenure.failed_since, tenure.retry
+        try:
+            await self.once()
+        except (LeaseIsLost, TokenInvalid) as lost:
+            self._lose(lost)
+        except VaultPgError:
+            return  # the rotation's own failure is being told already
+        else:
+            tenure.last_error, tenure.failed_since, tenure.retry = error, since, retry
+
+    def _lose(self, error: VaultPgError) -> None:
+        tenure = self._tenure
+        tenure.note(error)
+        tenure.lost = "the lease is lost"
+        if tenure.lease is not None:
+            self._ledger.lost(tenure.lease)
+            tenure.tell(LeaseLost, tenure.lease, why=str(error))
+
+    def _failed(self, state: RetryCallState) -> None:
+        error, wait = failure(state), state.upcoming_sleep
+        self._tenure.note(error)
+        self._tenure.retry = (self._tenure.clock() + wait, "the renewal failed")
+        self._tell_failed(error, attempt=state.attempt_number, wait=wait)
+
+    def _tell_failed(self, error: BaseException, *, attempt: int, wait: float | None) -> None:
+        if (lease := self._tenure.lease) is not None:
+            self._tenure.tell(
+                RenewalFailed,
+                lease,
+                error=str(error),
+                attempt=attempt,
+                retry_in_seconds=wait,
+                remaining_seconds=round(self._tenure.left, 3),
+            )

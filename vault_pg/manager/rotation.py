@@ -1,0 +1,140 @@
+"""How a new credential takes over: issue, build, prove, replace; then, behind the clients' backs, drain, close, revoke."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from psycopg import AsyncConnection
+from tenacity import RetryCallState
+
+from vault_pg import schedule
+from vault_pg.clock import Instant
+from vault_pg.events import DatabaseRecovered, LeaseRotated, RotationFailed, TaskDied
+from vault_pg.lease import Lease
+from vault_pg.manager.ledger import Ledger
+from vault_pg.manager.renewal import Renewal
+from vault_pg.manager.tenure import Tenure, failure
+from vault_pg.pool import HotSwapPool, LeasedPool, build
+
+
+class Rotation:
+    """Rotates the lease of a tenure behind a holder. Only the keeper's own task runs it, so that no two ever cross."""
+
+    def __init__(
+        self,
+        tenure: Tenure,
+        ledger: Ledger,
+        renewal: Renewal,
+        holder: HotSwapPool[AsyncConnection[Any]],
+        *,
+        given_up: Callable[[str], object],
+        ended: Callable[[], Awaitable[object]],
+    ) -> None:
+        self.count = 0
+        self.under_way = False
+        self._tenure = tenure
+        self._ledger = ledger
+        self._renewal = renewal
+        self._holder = holder
+        self._given_up = given_up
+        self._ended = ended
+        self._endings: set[asyncio.Task[None]] = set()
+
+    async def run(self, why: str) -> None:
+        """Rotate, trying again for ever. Until it works the old credential serves, and is kept alive for as long as it lasts."""
+        self.under_way = True
+        try:
+            async for attempt in self._tenure.retrying(self._failed):
+                with attempt:
+                    await self._once(why)
+        finally:
+            self.under_way = False
+
+    async def stop(self) -> None:
+        for ending in self._endings:
+            ending.cancel()
+        await asyncio.gather(*self._endings, return_exceptions=True)
+
+    async def _once(self, why: str) -> None:
+        """One attempt. A failure before the swap closes the new pool, leaves the new lease to be revoked, and changes nothing else."""
+        tenure, holder = self._tenure, self._holder
+        start = tenure.clock()
+        await holder.drained()
+        if self._endings:
+            await asyncio.wait(self._endings)
+        if not tenure.asked:
+            await asyncio.sleep(self._ledger.bucket_wait())
+        lease = await self._ledger.issue()
+        pool: LeasedPool[AsyncConnection[Any]] | None = None
+        try:
+            pool = await build(lease.credential, tenure.settings, name=f"{tenure.name}-{holder.generation + 1}")
+            await holder.replace(
+                pool,
+                timeout=tenure.settings.build_timeout,
+                drain_timeout=schedule.drain_timeout(tenure.left, most=tenure.settings.drain_timeout),
+            )
+        except BaseException:
+            # Cancelled after the swap, the pool serves: then the lease is ours to keep.
+            if pool is None or not holder.serves(pool):
+                self._ledger.orphan(lease)
+                raise
+            self._replaced(lease, why, start)
+            raise
+        self._replaced(lease, why, start)
+
+    def _replaced(self, lease: Lease, why: str, start: Instant) -> None:
+        tenure = self._tenure
+        before, down, now = tenure.lease, tenure.refused_since, tenure.clock()
+        tenure.adopt(lease)
+        tenure.refused_since = None
+        self.count += 1
+        tenure.tell(
+            LeaseRotated,
+            lease,
+            generation=self._holder.generation,
+            previous_lease_id=before.id if before else None,
+            previous_username=before.credential.username if before else None,
+            why=why,
+            seconds=round(now - start, 3),
+        )
+        if down is not None:
+            tenure.emit(DatabaseRecovered(database=tenure.name, role=lease.role, outage_seconds=round(now - down, 3)))
+        if before is not None:
+            ending = asyncio.create_task(self._end(before), name=f"vault-pg-end-{tenure.name}-{self.count}")
+            self._endings.add(ending)
+            ending.add_done_callback(self._done_with)
+        tenure.answer(None)
+
+    async def _end(self, lease: Lease) -> None:
+        """Only once nothing of the old generation is left, its lease is revoked."""
+        await self._holder.drained()
+        await self._ledger.revoke(lease)
+        await self._ended()
+
+    def _done_with(self, ending: asyncio.Task[None]) -> None:
+        self._endings.discard(ending)
+        if not ending.cancelled() and (error := ending.exception()) is not None:
+            self._tenure.emit(TaskDied(task=ending.get_name(), error=f"{type(error).__name__}: {error}"))
+
+    async def _failed(self, state: RetryCallState) -> None:
+        tenure = self._tenure
+        error, wait = failure(state), state.upcoming_sleep
+        tenure.note(error)
+        tenure.retry = (tenure.clock() + wait, "the rotation failed")
+        tenure.emit(
+            RotationFailed(
+                database=tenure.name,
+                role=tenure.settings.role,
+                error=str(error),
+                attempt=state.attempt_number,
+                retry_in_seconds=round(wait, 3),
+                remaining_seconds=None if tenure.refused_since is not None else round(tenure.left, 3),
+            )
+        )
+        tenure.answer(error)
+        if tenure.lost is not None or tenure.left <= 0:
+            self._given_up(str(error))
+        else:
+            await self._renewal.keep_alive()

@@ -1,0 +1,137 @@
+"""From live objects to the frozen Status."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import os
+from collections.abc import Iterable
+from datetime import datetime
+
+from vault_pg.clock import Instant, wall
+from vault_pg.errors import NotRunning
+from vault_pg.manager.keeper import Keeper
+from vault_pg.manager.status import (
+    Action,
+    DatabaseStatus,
+    DrainStatus,
+    LeaseStatus,
+    NextStep,
+    PoolStatus,
+    State,
+    Status,
+    VaultStatus,
+    health,
+)
+from vault_pg.schedule import Hold, Renew
+from vault_pg.settings import Settings
+from vault_pg.vault import VaultSession
+
+
+def snapshot(
+    settings: Settings,
+    session: VaultSession | None,
+    keepers: Iterable[Keeper],
+    *,
+    now: Instant,
+    started_at: datetime,
+    stopping: bool,
+) -> Status:
+    databases = tuple(_database(keeper, now, stopping=stopping) for keeper in keepers)
+    reachable = session is not None and session.reachable
+    token_left = _token_end(session) - now
+    return Status(
+        pid=os.getpid(),
+        health=health(reachable, databases),
+        started_at=started_at,
+        vault=VaultStatus(
+            address=settings.vault.address,
+            reachable=reachable,
+            token_remaining_seconds=None if math.isinf(token_left) else max(0.0, token_left),
+        ),
+        databases=databases,
+    )
+
+
+def _token_end(session: VaultSession | None) -> Instant:
+    try:
+        return math.inf if session is None else session.token.end
+    except NotRunning:
+        return math.inf
+
+
+def _database(keeper: Keeper, now: Instant, *, stopping: bool) -> DatabaseStatus:
+    return DatabaseStatus(
+        name=keeper.name,
+        mount=keeper.tenure.settings.mount,
+        role=keeper.tenure.settings.role,
+        state=_state(keeper, stopping=stopping),
+        lease=_lease(keeper, now),
+        next=_next(keeper, now),
+        pool=_pool(keeper),
+        draining=_draining(keeper),
+        rotations=keeper.rotation.count if keeper.rotation else 0,
+        last_error=keeper.tenure.last_error,
+    )
+
+
+def _state(keeper: Keeper, *, stopping: bool) -> State:
+    if stopping:
+        return "stopping"
+    if keeper.holder is None:
+        return "starting"
+    if keeper.tenure.refused_since is not None:
+        return "failed"
+    if keeper.tenure.last_error is not None:
+        return "degraded"
+    return "rotating" if keeper.rotation and keeper.rotation.under_way else "serving"
+
+
+def _lease(keeper: Keeper, now: Instant) -> LeaseStatus | None:
+    lease = keeper.tenure.lease
+    if lease is None:
+        return None
+    return LeaseStatus(
+        id=lease.id,
+        username=lease.credential.username,
+        issued_at=wall(lease.issued_at, now),
+        ttl_seconds=lease.ttl,
+        remaining_seconds=max(0.0, keeper.tenure.horizon - now),
+        renewable=lease.renewable,
+        renewals=lease.renewals,
+    )
+
+
+def _next(keeper: Keeper, now: Instant) -> NextStep | None:
+    if keeper.tenure.lease is None:
+        return None
+    if keeper.tenure.retry is not None:
+        at, why = keeper.tenure.retry
+        return NextStep(action="retry", in_seconds=max(0.0, at - now), why=why)
+    step = keeper.tenure.next_step()
+    action: Action = "renew" if isinstance(step, Renew) else "hold" if isinstance(step, Hold) else "rotate"
+    return NextStep(action=action, in_seconds=max(0.0, step.at - now), why=step.why)
+
+
+def _pool(keeper: Keeper) -> PoolStatus | None:
+    pool = keeper.holder
+    if pool is None:
+        return None
+    stats = pool.get_stats()
+    return PoolStatus(
+        generation=pool.generation,
+        size=stats["pool_size"],
+        in_use=pool.in_use,
+        waiting=stats["requests_waiting"],
+        max_size=pool.max_size,
+    )
+
+
+def _draining(keeper: Keeper) -> tuple[DrainStatus, ...]:
+    if keeper.holder is None:
+        return ()
+    now = asyncio.get_running_loop().time()
+    return tuple(
+        DrainStatus(generation=number, in_use=in_use, deadline_in_seconds=max(0.0, deadline - now))
+        for number, in_use, deadline in keeper.holder.draining
+    )

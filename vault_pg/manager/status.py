@@ -1,0 +1,118 @@
+"""What operators see of a manager: frozen values with no secret in them. Their JSON is what `vault-pg status --json` prints."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Annotated, Literal, TypeAlias
+
+from pydantic import AfterValidator, BaseModel, ConfigDict
+
+Health: TypeAlias = Literal["healthy", "degraded", "critical"]
+State: TypeAlias = Literal["starting", "serving", "rotating", "degraded", "failed", "stopping"]
+Action: TypeAlias = Literal["issue", "renew", "rotate", "retry", "hold"]
+
+
+def _tenths(seconds: float) -> float:
+    return round(seconds, 1)
+
+
+Seconds: TypeAlias = Annotated[float, AfterValidator(_tenths)]
+"""A duration, kept to a tenth of a second."""
+
+EXIT_CODES: dict[Health, int] = {"healthy": 0, "degraded": 1, "critical": 2}
+NOTHING_RUNS = 3
+
+
+class _Part(BaseModel):
+    # A command of an older version must still read a manager of a newer one: fields it does not know are passed over.
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class VaultStatus(_Part):
+    address: str
+    reachable: bool
+    """The latest answer came from a Vault that works."""
+    token_remaining_seconds: Seconds | None
+    """None: the token never ends, or there is none yet."""
+
+
+class LeaseStatus(_Part):
+    id: str
+    username: str
+    issued_at: datetime
+    ttl_seconds: Seconds
+    """As last granted."""
+    remaining_seconds: Seconds
+    """Until its horizon: the earliest of lease end, token end and max age. Zero or less means it can't be trusted."""
+    renewable: bool
+    renewals: int
+
+
+class NextStep(_Part):
+    action: Action
+    in_seconds: Seconds
+    why: str
+
+
+class PoolStatus(_Part):
+    generation: int
+    size: int
+    in_use: int
+    waiting: int
+    max_size: int
+
+
+class DrainStatus(_Part):
+    generation: int
+    in_use: int
+    deadline_in_seconds: Seconds
+
+
+class DatabaseStatus(_Part):
+    name: str
+    mount: str
+    role: str
+    state: State
+    lease: LeaseStatus | None
+    next: NextStep | None
+    pool: PoolStatus | None
+    draining: tuple[DrainStatus, ...] = ()
+    rotations: int
+    last_error: str | None
+
+    @property
+    def health(self) -> Health:
+        """Critical without a credential that works; a database that is being stopped on purpose is not ill."""
+        if self.state == "stopping":
+            return "healthy"
+        if self.state in {"starting", "failed"} or self.lease is None or self.lease.remaining_seconds <= 0:
+            return "critical"
+        return "degraded" if self.state == "degraded" else "healthy"
+
+
+def health(vault_reachable: bool, databases: Iterable[DatabaseStatus]) -> Health:
+    """The health of a manager: its worst database's, and at best degraded while Vault does not answer."""
+    found: list[Health] = ["healthy" if vault_reachable else "degraded", *(database.health for database in databases)]
+    return max(found, key=EXIT_CODES.__getitem__)
+
+
+class Status(_Part):
+    """One manager at one instant."""
+
+    pid: int
+    health: Health
+    started_at: datetime
+    vault: VaultStatus
+    databases: tuple[DatabaseStatus, ...]
+
+
+class Report(_Part):
+    """Every manager that was found on this host."""
+
+    managers: tuple[Status, ...]
+
+    @property
+    def exit_code(self) -> int:
+        """0 healthy, 1 degraded, 2 critical, 3 nothing runs; the worst manager decides."""
+        return max((EXIT_CODES[manager.health] for manager in self.managers), default=NOTHING_RUNS)

@@ -1,0 +1,165 @@
+"""What is known of the credential that serves: the lease, its horizon, and what went wrong lately."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
+
+from vault_pg import schedule
+from vault_pg.clock import Clock, Instant
+from vault_pg.errors import VaultPgError
+from vault_pg.events import Event, Listener
+from vault_pg.lease import Lease, Token
+from vault_pg.schedule import Limits, Rotate, Step
+from vault_pg.settings import DatabaseSettings
+from vault_pg.vault import VaultSession
+
+
+class Tenure:
+    """The state that the keeper of one database, its renewals and its rotations share. All of it lives on one event loop."""
+
+    def __init__(
+        self,
+        name: str,
+        settings: DatabaseSettings,
+        session: VaultSession,
+        *,
+        emit: Listener,
+        clock: Clock,
+        draw: Callable[[], float],
+        vault_timeout: float,
+    ) -> None:
+        self.name = name
+        self.settings = settings
+        self.limits = Limits(
+            max_age=settings.max_age, lead=settings.drain_timeout + settings.build_timeout, increment=settings.increment
+        )
+        self.session = session
+        self.emit = emit
+        self.clock = clock
+        self.draw = draw
+        self.vault_timeout = vault_timeout
+        self.lease: Lease | None = None
+        self.lost: str | None = None
+        """Why the lease is known to be gone before its time."""
+        self.refused_since: Instant | None = None
+        """Since when checkouts are refused for want of a credential."""
+        self.last_error: str | None = None
+        self.failed_since: Instant | None = None
+        self.retry: tuple[Instant, str] | None = None
+        """When the next attempt is made after a failed one, and what failed."""
+        self.asked: list[asyncio.Future[None]] = []
+        """Those who wait for a rotation that they asked for."""
+        self._luck = draw()
+        self._woken = asyncio.Event()
+
+    def adopt(self, lease: Lease) -> None:
+        """`lease` serves from now on, as issued or as renewed; whatever failed before is over."""
+        self.lease, self._luck = lease, self.draw()
+        self.lost = self.last_error = self.failed_since = self.retry = None
+
+    @property
+    def token(self) -> Token | None:
+        """The token that asked for the lease."""
+        return None if self.lease is None else self.session.token_of(self.lease.token_serial)
+
+    @property
+    def horizon(self) -> Instant:
+        """Past this instant the credential can't be trusted; minus infinity where there is none."""
+        if self.lease is None or self.token is None:
+            return float("-inf")
+        return schedule.horizon(self.lease, self.token, self.settings.max_age)
+
+    @property
+    def left(self) -> float:
+        """Seconds to the horizon, 0 past it."""
+        return max(0.0, self.horizon - self.clock())
+
+    def next_step(self) -> Step:
+        now = self.clock()
+        if self.lease is None or self.token is None or self.refused_since is not None:
+            return Rotate(now, "there is no credential that works")
+        if self.lost is not None:
+            return Rotate(now, self.lost)
+        if self.asked:
+            return Rotate(now, "asked for")
+        return schedule.next_step(self.lease, self.token, self.session.token, self._luck, self.limits)
+
+    @property
+    def due_for_renewal(self) -> bool:
+        """Its renewal would have come by now, if a rotation were not under way."""
+        lease = self.lease
+        if lease is None or self.lost is not None or self.refused_since is not None or lease.capped or not lease.renewable:
+            return False
+        return self.clock() >= schedule.renew_point(lease.granted_at, lease.ttl, self._luck)
+
+    def note(self, error: BaseException) -> None:
+        """Remember a failure until something works."""
+        self.last_error = str(error)
+        if self.failed_since is None:
+            self.failed_since = self.clock()
+
+    # -- waiting
+
+    def wake(self) -> None:
+        """Look at everything again at once."""
+        self._woken.set()
+
+    async def nap(self, seconds: float) -> None:
+        """Sleep, or less if woken."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._woken.wait()
+        except TimeoutError:
+            return
+        self._woken.clear()
+
+    def retrying(
+        self,
+        failed: Callable[[RetryCallState], Awaitable[None] | None],
+        *,
+        give_up: Callable[[], bool] = lambda: False,
+        worth: Callable[[BaseException], bool] = lambda error: isinstance(error, VaultPgError),
+    ) -> AsyncRetrying:
+        """Attempts on the lease clock: `schedule.backoff` between attempts, `failed` told after each, its error raised at the end."""
+
+        def wait(state: RetryCallState) -> float:
+            retry_after = getattr(failure(state), "retry_after", None)
+            return schedule.backoff(state.attempt_number, self.draw(), left=self.left, retry_after=retry_after)
+
+        return AsyncRetrying(
+            retry=retry_if_exception(worth),
+            stop=lambda _: give_up(),
+            wait=wait,
+            before_sleep=failed,
+            sleep=self.nap,
+            reraise=True,
+        )
+
+    # -- telling
+
+    def tell(self, event: Callable[..., Event], lease: Lease, **facts: object) -> None:
+        """Emit an event about a lease of this database."""
+        self.emit(event(database=self.name, role=lease.role, lease_id=lease.id, username=lease.credential.username, **facts))
+
+    def answer(self, error: BaseException | None) -> None:
+        """Tell those who asked for a rotation how it went."""
+        asked, self.asked = self.asked, []
+        for done in asked:
+            if not done.done():
+                if error is None:
+                    done.set_result(None)
+                else:
+                    done.set_exception(error)
+
+
+def failure(state: RetryCallState) -> BaseException:
+    """The error of the attempt that tenacity is about to repeat."""
+    error = state.outcome.exception() if state.outcome is not None else None
+    return error if error is not None else VaultPgError("an attempt ended with no outcome")
+
+
+def transient(error: BaseException) -> bool:
+    return isinstance(error, VaultPgError) and error.transient
