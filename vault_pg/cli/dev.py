@@ -1,0 +1,78 @@
+"""`vault-pg dev`: both servers, for as long as someone wants to try things on them."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import time
+from collections.abc import Sequence
+
+import typer
+
+from vault_pg.cli.embedded import MOUNT, POLICY, ROLE, Servers, foreign, servers
+from vault_pg.cli.interrupts import interrupt, on_ending
+from vault_pg.errors import VaultPgError
+
+TOKEN_PERIOD = "1h"  # noqa: S105 - a duration
+
+HEARTBEAT = 1.0
+"""Seconds between two looks at whether PostgreSQL still runs, and the longest that a signal can be overheard."""
+
+
+def run(command: Sequence[str], *, ttl: int, max_ttl: int, port: int, as_json: bool) -> int:
+    """Run both servers until a signal comes or `command` ends; returns the exit code. Raises VaultPgError."""
+    surroundings = {name: value for name, value in os.environ.items() if not foreign(name)}
+    try:
+        with on_ending(interrupt), servers(ttl=ttl, max_ttl=max_ttl, port=port) as running:
+            variables = exports(running)
+            if command:
+                return _attend(command, surroundings | variables)
+            _print(variables, as_json=as_json)
+            while running.postgres.running:
+                time.sleep(HEARTBEAT)
+            raise VaultPgError("PostgreSQL has ended, and nobody here told it to; start `vault-pg dev` again")
+    except KeyboardInterrupt:
+        return 0
+
+
+def exports(running: Servers) -> dict[str, str]:
+    """What a service needs in its environment: a token with no more rights than it needs. The root token is for the curious."""
+    token = running.root.auth.token.create(policies=[POLICY], period=TOKEN_PERIOD, display_name="dev")
+    return {
+        "VAULT_ADDR": running.vault.address,
+        "VAULT_TOKEN": token["auth"]["client_token"],
+        "VAULT_PG_MOUNT": MOUNT,
+        "VAULT_PG_ROLE": ROLE,
+        "VAULT_PG_CONNINFO": running.postgres.conninfo(),
+        "VAULT_DEV_ROOT_TOKEN_ID": running.vault.root_token.get_secret_value(),
+    }
+
+
+def _print(variables: dict[str, str], *, as_json: bool) -> None:
+    """Words first: whoever has read the variables has all there is to read."""
+    for line in (
+        "PostgreSQL and the dev Vault run until Ctrl-C, and then leave nothing behind. The database has a table `orders`.",
+        "Paste these lines into another shell; a service started there finds both. VAULT_TOKEN may do what a service needs,",
+        "VAULT_DEV_ROOT_TOKEN_ID everything.",
+    ):
+        typer.echo(line, err=True)
+    exported = [f"export {name}={shlex.quote(value)}" for name, value in variables.items()]
+    print(json.dumps(variables) if as_json else "\n".join(exported), flush=True)  # noqa: T201 - for the shell that reads it
+
+
+def _attend(command: Sequence[str], environment: dict[str, str]) -> int:
+    """Run a command to its end. A signal that ends us is passed on, and the command may finish before its servers go."""
+    try:
+        child = subprocess.Popen(command, env=environment)
+    except OSError as error:
+        raise VaultPgError(f"{command[0]!r} cannot be run: {error.strerror}") from None
+    while True:
+        try:
+            code = child.wait()
+        except KeyboardInterrupt:
+            # Ctrl-C in a terminal has reached it too, a SIGTERM was for us alone: one more does no harm.
+            child.terminate()
+        else:
+            return 128 - code if code < 0 else code

@@ -1,0 +1,83 @@
+"""Events in a few words, for the demo."""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import singledispatch
+
+from vault_pg.cli.wording import duration
+from vault_pg.events import (
+    CredentialExpired,
+    Event,
+    GenerationClosed,
+    GenerationRetired,
+    LeaseIssued,
+    LeaseLost,
+    LeaseRenewed,
+    LeaseRevoked,
+    LeaseRotated,
+    RenewalFailed,
+    RotationFailed,
+    TokenIssued,
+    TokenRenewed,
+)
+
+
+@singledispatch
+def describe(event: Event) -> str:
+    """What an event says beyond its name."""
+    facts = ((field.name, getattr(event, field.name)) for field in dataclasses.fields(event) if field.name != "at")
+    return ", ".join(f"{name} {value}" for name, value in facts)
+
+
+@describe.register
+def _(event: LeaseIssued) -> str:
+    return f"{event.username}, for {duration(event.ttl_seconds)}"
+
+
+@describe.register
+def _(event: LeaseRenewed) -> str:
+    capped = "; less than asked for, max TTL is near" if event.capped else ""
+    return f"with {duration(event.remaining_seconds)} left, now {duration(event.ttl_seconds)}{capped}"
+
+
+@describe.register
+def _(event: LeaseRotated) -> str:
+    return f"generation {event.generation} serves after {duration(event.seconds)}: {event.why}"
+
+
+@describe.register
+def _(event: LeaseRevoked) -> str:
+    return event.username
+
+
+@describe.register
+def _(event: LeaseLost) -> str:
+    return f"{event.username}: {event.why}"
+
+
+@describe.register
+def _(event: RenewalFailed | RotationFailed) -> str:
+    again = "" if event.retry_in_seconds is None else f"; again in {duration(event.retry_in_seconds)}"
+    return f"{event.error}{again}"
+
+
+@describe.register
+def _(event: CredentialExpired) -> str:
+    return event.error
+
+
+@describe.register
+def _(event: GenerationRetired) -> str:
+    return f"generation {event.generation}, {event.in_use} in use, {duration(event.deadline_seconds)} to finish"
+
+
+@describe.register
+def _(event: GenerationClosed) -> str:
+    return f"generation {event.generation}, {duration(event.seconds)} after it was retired"
+
+
+@describe.register
+def _(event: TokenIssued | TokenRenewed) -> str:
+    life = "never ends" if event.ttl_seconds is None else f"for {duration(event.ttl_seconds)}"
+    return f"{event.method} token {event.serial}, {life}"

@@ -1,0 +1,138 @@
+"""A report as tables for people, and as a line for logs."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from vault_pg.cli.bar import bar, colour, share
+from vault_pg.cli.wording import count, duration, printable
+from vault_pg.manager.reader import Survey
+from vault_pg.manager.status import DatabaseStatus, LeaseStatus, NextStep, PoolStatus, Status
+
+HEALTH_STYLE = {"healthy": "green", "degraded": "yellow", "critical": "red"}
+STATE_STYLE = {
+    "starting": "yellow",
+    "serving": "green",
+    "rotating": "cyan",
+    "degraded": "yellow",
+    "failed": "red",
+    "stopping": "bright_black",
+}
+BAR_WIDTH = 24
+LABEL = 10
+
+
+def table(survey: Survey) -> RenderableType:
+    """Every manager with its databases, in full: nothing is cut, however narrow the terminal."""
+    parts: list[RenderableType] = []
+    for manager in survey.report.managers:
+        parts += [Text(), _headline(manager), *(_database(database) for database in manager.databases)]
+    parts += [_mute(pid) for pid in survey.mute]
+    return Group(*parts)
+
+
+def _headline(manager: Status) -> Text:
+    style = HEALTH_STYLE[manager.health]
+    vault = manager.vault
+    remaining = vault.token_remaining_seconds
+    token = "token never ends" if remaining is None else f"token {duration(remaining)} left"
+    answers = (" answers", "") if vault.reachable else (" does not answer", "bold red")
+    up = duration((datetime.now(UTC) - manager.started_at).total_seconds())
+    headline = ("● ", style), (manager.health, f"bold {style}"), f"  pid {manager.pid}, up {up}"
+    return Text.assemble(*headline, f"; Vault {printable(vault.address)}", answers, f", {token}")
+
+
+def _database(database: DatabaseStatus) -> RenderableType:
+    facts = Table.grid(padding=(0, 2, 0, 0))
+    facts.add_column(style="bright_black", min_width=LABEL, no_wrap=True)
+    facts.add_column(overflow="fold")
+    facts.add_row("lease", _lease(database.lease))
+    if database.lease is not None:
+        renewals = count(database.lease.renewals, "renewal")
+        facts.add_row("", Text(printable(f"{database.lease.username}, {renewals}"), "bright_black"))
+    facts.add_row("next", next_step(database.next))
+    facts.add_row("pool", _pool(database.pool))
+    for old in database.draining:
+        left = duration(old.deadline_in_seconds)
+        facts.add_row("draining", Text(f"generation {old.generation}: {old.in_use} in use, {left} left", "cyan"))
+    if database.last_error:
+        # Loud while it goes wrong, a memory afterwards.
+        well = database.health == "healthy"
+        facts.add_row("last error" if well else "error", Text(printable(database.last_error), "" if well else "red"))
+    return Group(Text(), Padding(_title(database), (0, 0, 0, 2)), Padding(facts, (0, 0, 0, 4)))
+
+
+def _title(database: DatabaseStatus) -> Text:
+    return Text.assemble(
+        (printable(database.name), "bold"),
+        (printable(f"  role {database.mount}/{database.role}"), "bright_black"),
+        "  ",
+        (database.state, STATE_STYLE[database.state]),
+        (f"  {count(database.rotations, 'rotation')}", "bright_black"),
+    )
+
+
+def _lease(lease: LeaseStatus | None) -> Text:
+    return Text("none: no credential that works", "bold red") if lease is None else lease_bar(lease, BAR_WIDTH)
+
+
+def lease_bar(lease: LeaseStatus, width: int) -> Text:
+    left = share(lease.remaining_seconds, lease.ttl_seconds)
+    if lease.remaining_seconds <= 0:
+        return Text.assemble(bar(0, width), "  ", ("expired", "bold red"))
+    words = f"{duration(lease.remaining_seconds)} of {duration(lease.ttl_seconds)}"
+    return Text.assemble(bar(left, width), "  ", (words, colour(left)))
+
+
+def next_step(step: NextStep | None) -> Text:
+    if step is None:
+        return Text("-", "bright_black")
+    style = "yellow" if step.action == "retry" else ""
+    return Text.assemble((f"{step.action} in {duration(step.in_seconds)}", style), (printable(f": {step.why}"), "bright_black"))
+
+
+def _pool(pool: PoolStatus | None) -> Text:
+    return Text("-", "bright_black") if pool is None else Text.assemble(f"generation {pool.generation}: ", pool_use(pool))
+
+
+def pool_use(pool: PoolStatus) -> Text:
+    waiting = (f", {pool.waiting} waiting", "yellow") if pool.waiting else ""
+    return Text.assemble(f"{pool.in_use} of {pool.size} in use", (f" (max {pool.max_size})", "bright_black"), waiting)
+
+
+def _mute(pid: int) -> Text:
+    return Text.assemble("\n", ("● no answer", "bold red"), f"  pid {pid} {MUTE}")
+
+
+MUTE = "lives but gives no status: its event loop is blocked or overloaded, or it runs another version of vault_pg"
+
+
+def lines(survey: Survey) -> list[str]:
+    """A line for each database of each manager, as `key=value`, for `--watch` into a file or a pipe."""
+    found = [_line(manager, database) for manager in survey.report.managers for database in manager.databases]
+    return found + [f"pid={pid} health=unknown: it {MUTE}" for pid in survey.mute]
+
+
+def _line(manager: Status, database: DatabaseStatus) -> str:
+    lease, step, pool = database.lease, database.next, database.pool
+    facts = [f"pid={manager.pid} health={manager.health} database={database.name} state={database.state}"]
+    facts.append(
+        f"lease={lease.remaining_seconds:.0f}s/{lease.ttl_seconds:.0f}s user={lease.username}" if lease else "lease=none"
+    )
+    if step is not None:
+        facts.append(f"next={step.action} in={step.in_seconds:.0f}s")
+    if pool is not None:
+        facts.append(f"generation={pool.generation} in_use={pool.in_use}/{pool.size} waiting={pool.waiting}")
+    facts.append(f"rotations={database.rotations} draining={len(database.draining)} vault={_reachable(manager)}")
+    if database.last_error:
+        facts.append(f"last_error={database.last_error!r}")
+    return printable(" ".join(facts))
+
+
+def _reachable(manager: Status) -> str:
+    return "reachable" if manager.vault.reachable else "unreachable"
