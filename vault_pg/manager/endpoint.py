@@ -10,7 +10,7 @@ import socket
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, cast
 
 from vault_pg.errors import EndpointError
 from vault_pg.manager.runtime import open_private, runtime_path
@@ -96,7 +96,9 @@ class _Reader(asyncio.Protocol):
         self._cut: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - asyncio's signature is wider than what a stream gets
+        self._serve(cast("asyncio.Transport", transport))  # asyncio's signature is wider than what a stream gets
+
+    def _serve(self, transport: asyncio.Transport) -> None:
         if len(self._readers) >= MOST_READERS:
             transport.abort()
             return

@@ -58,7 +58,7 @@ async def _idle(generation: Generation[Any], timeout: float) -> bool:
     if generation.in_use:
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout):
-                await generation.idle.wait()
+                await generation.until_idle()
     return generation.in_use == 0
 
 

@@ -7,12 +7,12 @@ AsyncConnectionPool, and tests pin what is used.
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass
 from time import monotonic
-from typing import Generic
+from types import CodeType
+from typing import Generic, TypeAlias
 
 from psycopg_pool import AsyncConnectionPool
 from psycopg_pool.abc import ACT
@@ -32,12 +32,13 @@ class Drained:
     cut_off: tuple[str, ...] = ()
 
 
-_PLUMBING = ("psycopg_pool", "contextlib", "vault_pg.pool", "asyncio")
+Place: TypeAlias = tuple[CodeType, int]
+"""Code and line that asked for a connection. Its words are made only if somebody wants to read them."""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Borrow(Generic[ACT]):
-    """A connection that is out, and who has it."""
+    """A connection that is out, and who has it: "task at file:line for 1.5 s"."""
 
     conn: ACT
     generation: Generation[ACT]
@@ -47,19 +48,6 @@ class Borrow(Generic[ACT]):
 
     def __str__(self) -> str:
         return f"{self.task} at {self.where} for {monotonic() - self.since:.1f} s"
-
-    @classmethod
-    def of(cls, conn: ACT, generation: Generation[ACT]) -> Borrow[ACT]:
-        task = asyncio.current_task()
-        return cls(conn, generation, monotonic(), task.get_name() if task else "no task", _caller())
-
-
-def _caller() -> str:
-    """File and line of the code that asked for the connection: the first frame that is not plumbing."""
-    frame = sys._getframe(2)  # the only cheap way: `inspect` and `traceback` read files
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(_PLUMBING):
-        frame = frame.f_back
-    return f"{frame.f_code.co_filename}:{frame.f_lineno}"
 
 
 class Generation(Generic[ACT]):
@@ -76,8 +64,9 @@ class Generation(Generic[ACT]):
         self.deadline: float | None = None
         """Loop time at which its drain ends by force."""
         self.full_min_size, self.full_max_size = pool.min_size, pool.max_size
-        self.idle = asyncio.Event()
-        self.idle.set()
+        self.cap = pool.max_size
+        """Checkouts that it may serve at once; its pool grows no further."""
+        self._idle: asyncio.Future[None] | None = None
         self.drain: asyncio.Task[Drained] | None = None
         """What ends it, once it is retired."""
         self.emptied = asyncio.Event()
@@ -85,24 +74,21 @@ class Generation(Generic[ACT]):
         self.leaving: set[asyncio.Task[None]] = set()
         """Connections that were closed on their return and that the server has not let go of yet."""
 
-    def take(self) -> None:
-        self.in_use += 1
-        self.idle.clear()
+    def became_idle(self) -> None:
+        """`in_use` has come down to zero."""
+        if self._idle is not None and not self._idle.done():
+            self._idle.set_result(None)
 
-    def give_back(self) -> None:
-        self.in_use -= 1
-        if self.in_use == 0:
-            self.idle.set()
+    async def until_idle(self) -> None:
+        """Return when no connection is out."""
+        while self.in_use:
+            self._idle = asyncio.get_running_loop().create_future()
+            await self._idle
 
     @property
     def size(self) -> int:
         """Server connections: idle, out, being opened, or not gone yet."""
         return (self.in_use if self.emptied.is_set() else self.pool._nconns) + len(self.leaving)
-
-    @property
-    def cap(self) -> int:
-        """Checkouts that it may serve at once; its pool grows no further."""
-        return self.pool._max_size
 
     @property
     def available(self) -> int:
@@ -114,7 +100,7 @@ class Generation(Generic[ACT]):
         return len(self.pool._waiting)
 
     def limit(self, cap: int) -> None:
-        self.pool._max_size = max(1, min(cap, self.full_max_size))
+        self.cap = self.pool._max_size = max(1, min(cap, self.full_max_size))
 
     async def open(self, size: int, timeout: float) -> None:
         """Open the pool with `size` connections, whatever its min_size; return when it has them. Closed for good if it can't."""
@@ -138,7 +124,7 @@ class Generation(Generic[ACT]):
     async def retire(self) -> None:
         """Close what is idle; what is out closes when it comes back; who waits in its queue is told PoolClosed."""
         # A connection that is being opened would be closed unseen by its worker: let it arrive first, and let none follow it.
-        self.pool._max_size = 0
+        self.cap = self.pool._max_size = 0
         with suppress(TimeoutError):
             async with asyncio.timeout(RETIRE_GRACE):
                 while self.pool._growing:  # noqa: ASYNC110 - psycopg_pool tells nobody when it is done

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from time import monotonic
@@ -14,10 +15,11 @@ from psycopg_pool.abc import ACT
 
 from vault_pg.errors import NoCredential
 from vault_pg.events import DrainOverdue, Event, GenerationClosed, GenerationRetired, Listener
+from vault_pg.pool.checkout import Checkout
 from vault_pg.pool.connector import Connector
 from vault_pg.pool.drain import Replacement, drain
 from vault_pg.pool.farewell import Shadow
-from vault_pg.pool.generation import Borrow, Drained, Generation
+from vault_pg.pool.generation import Borrow, Drained, Generation, Place
 from vault_pg.pool.queue import WaitingLine
 
 logger = logging.getLogger("vault_pg.pool")
@@ -68,7 +70,7 @@ class HotSwapPool(AsyncConnectionPool[ACT]):
         self._listener = listener
         self._current = self._adopt(pool, 1)
         self._retired: list[Generation[ACT]] = []
-        self._borrowed: dict[ACT, Borrow[ACT]] = {}
+        self._borrowed: dict[ACT, tuple[Generation[ACT], float, asyncio.Task[object] | None, Place]] = {}
         self._line = WaitingLine[Generation[ACT]](self._give_back)
         self._refusal: str | None = None
         self._replacing = asyncio.Lock()
@@ -91,14 +93,24 @@ class HotSwapPool(AsyncConnectionPool[ACT]):
         Raises PoolTimeout after `timeout` seconds (default: the pool's), TooManyRequests, PoolClosed, and NoCredential at once while
         no credential works.
         """
+        frame = sys._getframe(1)
+        return await self._borrow(timeout, (frame.f_code, frame.f_lineno))
+
+    def connection(self, timeout: float | None = None) -> Checkout[ACT]:  # type: ignore[override] # no generator behind it
+        """Obtain a connection for a block: on exit commit, or roll back on an error, and return it. Raises as `getconn()` does."""
+        frame = sys._getframe(1)
+        return Checkout(self, timeout, (frame.f_code, frame.f_lineno))
+
+    async def _borrow(self, timeout: float | None, place: Place) -> ACT:
         if timeout is None:
             timeout = self.timeout
         self._stats[self._REQUESTS_NUM] += 1
-        self._check_serving()
+        if self._closed or self._refusal is not None:
+            self._check_serving()
         generation = self._current
         try:
             if generation.in_use < generation.cap and not self._line:
-                generation.take()
+                generation.in_use += 1
                 try:
                     conn = await generation.pool.getconn(timeout)
                 except BaseException as error:
@@ -115,8 +127,11 @@ class HotSwapPool(AsyncConnectionPool[ACT]):
                 raise PoolTimeout(f"couldn't get a connection after {timeout:.2f} sec") from None
             raise
         conn._pool = self
-        self._borrowed[conn] = Borrow.of(conn, generation)
+        self._borrowed[conn] = (generation, monotonic(), asyncio.current_task(), place)
         return conn
+
+    def _used(self, seconds: float) -> None:
+        self._stats[self._USAGE_MS] += int(1000.0 * seconds)
 
     async def _getconn_in_line(self, timeout: float, *, moved: bool = False) -> tuple[ACT, Generation[ACT]]:
         """The slower way: wait for a place, then for its connection; once more, at the head, if its pool is retired in between."""
@@ -136,7 +151,7 @@ class HotSwapPool(AsyncConnectionPool[ACT]):
         self._check_serving()
         generation = self._current
         if generation.in_use < generation.cap and (moved or not self._line):
-            generation.take()
+            generation.in_use += 1
             return generation
         start = monotonic()
         self._stats[self._REQUESTS_QUEUED] += 1
@@ -161,18 +176,18 @@ class HotSwapPool(AsyncConnectionPool[ACT]):
 
     async def putconn(self, conn: ACT) -> None:
         """Return a connection to the pool that it came from, even if that pool has been replaced since."""
-        self._check_pool_putconn(conn)
-        borrow = self._borrowed.pop(conn)
-        generation = borrow.generation
+        borrowed = self._borrowed.pop(conn, None)
+        if borrowed is None:
+            self._check_pool_putconn(conn)
+            raise ValueError(f"can't return connection to pool {self.name!r}, it has been returned already: {conn}")
+        generation = borrowed[0]
         conn._pool = generation.pool
-        leaving = Shadow(conn) if generation in self._retired else None
+        leaving = Shadow(conn) if generation.retired and generation in self._retired else None
         try:
             await generation.pool.putconn(conn)
         finally:
-            if leaving is None and generation in self._retired:
-                leaving = Shadow(conn)  # retired meanwhile
-            if leaving is not None:
-                self._see_off(leaving, generation)
+            if generation.retired and generation in self._retired:
+                self._see_off(leaving or Shadow(conn), generation)
             self._give_back(generation)
 
     def _see_off(self, leaving: Shadow, generation: Generation[ACT]) -> None:
@@ -187,8 +202,10 @@ class HotSwapPool(AsyncConnectionPool[ACT]):
         task.add_done_callback(left)
 
     def _give_back(self, generation: Generation[ACT]) -> None:
-        generation.give_back()
+        generation.in_use -= 1
         if generation.retired:
+            if not generation.in_use:
+                generation.became_idle()
             self._make_room()
         elif self._line:
             self._serve_line()
@@ -201,9 +218,9 @@ class HotSwapPool(AsyncConnectionPool[ACT]):
     def _serve_line(self) -> None:
         current = self._current
         while self._line and current.in_use < current.cap:
-            current.take()
+            current.in_use += 1
             if not self._line.hand_over(current):
-                current.give_back()
+                current.in_use -= 1
 
     # -- replacing
 
@@ -284,7 +301,7 @@ class HotSwapPool(AsyncConnectionPool[ACT]):
         number = generation.number
 
         def borrows() -> list[Borrow[ACT]]:
-            return [borrow for borrow in self._borrowed.values() if borrow.generation is generation]
+            return [borrow for borrow in self.borrowers if borrow.generation is generation]
 
         def overdue(holders: tuple[str, ...]) -> None:
             self._emit(DrainOverdue(database=self.name, generation=number, holders=holders))
@@ -386,6 +403,14 @@ class HotSwapPool(AsyncConnectionPool[ACT]):
     def serves(self, pool: AsyncConnectionPool[ACT]) -> bool:
         """Checkouts go to `pool` now. Tells how far a cancelled `replace` had come: it has done everything, or nothing."""
         return pool is self._current.pool
+
+    @property
+    def borrowers(self) -> list[Borrow[ACT]]:
+        """Who holds which connection, since when."""
+        return [
+            Borrow(conn, generation, since, task.get_name() if task else "no task", f"{code.co_filename}:{line}")
+            for conn, (generation, since, task, (code, line)) in self._borrowed.items()
+        ]
 
     @property
     def in_use(self) -> int:
