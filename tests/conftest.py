@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 from typing import Any
@@ -26,6 +27,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_sessionstart() -> None:
+    # A shell starts what runs in its background deaf to Ctrl-C, and so would be the programs that the tests send it to.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     # Without this, pytest-asyncio's look for "the current loop" makes one that nobody closes.
     asyncio.set_event_loop(None)
 

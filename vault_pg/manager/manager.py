@@ -136,12 +136,16 @@ class LeaseManager:
                 vault_timeout=self.settings.vault.timeout,
             )
             self._keepers[name] = Keeper(tenure, ended=self._forget_tokens)
+        first: VaultPgError | None = None
         try:
             async with asyncio.TaskGroup() as group:
                 for keeper in self._keepers.values():
                     group.create_task(self._try(keeper.start, deadline), name=f"vault-pg-start-{keeper.name}")
         except* VaultPgError as failures:
-            raise failures.exceptions[0] from None
+            # Raised below: what is raised in here would come out as a group of its own.
+            first = next(error for error in failures.exceptions if isinstance(error, VaultPgError))
+        if first is not None:
+            raise first
         await self._open_endpoint()
 
     async def _try(self, attempt: Callable[[], Coroutine[Any, Any, None]], deadline: float) -> None:

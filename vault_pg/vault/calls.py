@@ -141,7 +141,8 @@ class ThreadCalls:
         self._closed = True
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout):
-                # Again and again: a caller that is cancelled as its result arrives starts an undo when the loop comes to it.
+                # A caller that is cancelled as its result arrives starts an undo when the loop comes to it: before this, or while we wait.
+                await asyncio.sleep(0)
                 while threads := self._running():
                     await _joined(threads)
 
