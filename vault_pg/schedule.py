@@ -140,5 +140,5 @@ def call_timeout(left: float, *, most: float) -> float:
 
 
 def drain_timeout(left: float, *, most: float) -> float:
-    """Seconds that a retired generation may drain: `most`, but over safely before its horizon is."""
-    return max(0.0, min(most, left * 0.8))
+    """Seconds that a replaced generation may drain: `most`, but over safely before its horizon is, the warming of the next included."""
+    return max(0.0, min(most, left * 0.6))

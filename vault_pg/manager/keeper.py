@@ -41,7 +41,7 @@ class Keeper:
         tenure, settings = self.tenure, self.tenure.settings
         lease = await self.ledger.issue()
         try:
-            pool = await build(lease.credential, settings, name=f"{self.name}-1")
+            pool = await build(lease.credential, settings, name=f"{self.name}-1", lease_id=lease.id)
             try:
                 await pool.open(wait=True, timeout=settings.build_timeout)
             except BaseException:

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import psycopg
 from psycopg import AsyncConnection
 from tenacity import RetryCallState
 
@@ -69,12 +70,9 @@ class Rotation:
         lease = await self._ledger.issue()
         pool: LeasedPool[AsyncConnection[Any]] | None = None
         try:
-            pool = await build(lease.credential, tenure.settings, name=f"{tenure.name}-{holder.generation + 1}")
-            await holder.replace(
-                pool,
-                timeout=tenure.settings.build_timeout,
-                drain_timeout=schedule.drain_timeout(tenure.left, most=tenure.settings.drain_timeout),
-            )
+            name = f"{tenure.name}-{holder.generation + 1}"
+            pool = await build(lease.credential, tenure.settings, name=name, lease_id=lease.id)
+            await self._replace(pool)
         except BaseException:
             # Cancelled after the swap, the pool serves: then the lease is ours to keep.
             if pool is None or not holder.serves(pool):
@@ -83,6 +81,17 @@ class Rotation:
             self._replaced(lease, why, start)
             raise
         self._replaced(lease, why, start)
+
+    async def _replace(self, pool: LeasedPool[AsyncConnection[Any]]) -> None:
+        tenure = self._tenure
+        try:
+            await self._holder.replace(
+                pool,
+                timeout=tenure.settings.build_timeout,
+                drain_timeout=schedule.drain_timeout(tenure.left, most=tenure.settings.drain_timeout),
+            )
+        except psycopg.Error as error:
+            raise pool.reason(error) from None
 
     def _replaced(self, lease: Lease, why: str, start: Instant) -> None:
         tenure = self._tenure

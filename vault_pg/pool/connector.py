@@ -1,10 +1,8 @@
-"""How one generation opens its connections: with its own credential, one at a time."""
+"""How one generation opens its connections: with its own credential."""
 
 from __future__ import annotations
 
-import asyncio
 import os
-from time import monotonic
 from typing import Any, Generic
 
 import psycopg
@@ -26,14 +24,10 @@ class Connector(Generic[ACT]):
     being opened belongs to its generation from its first byte on: no swap can make a pool keep one of another credential.
     """
 
-    def __init__(self, credential: Credential, connection_class: type[ACT], *, breath: float = 0.0) -> None:
+    def __init__(self, credential: Credential, connection_class: type[ACT]) -> None:
         self.credential = credential
         self.connection_class = connection_class
         self.last_error: DatabaseError | None = None
-        self.breath = breath
-        """Pause after each login, as a multiple of what it took. A SCRAM login costs client and server 5 to 10 ms of CPU; a row of
-        them without a pause is what the clients of a busy pool would notice of a rotation."""
-        self._turn = asyncio.Lock()
         self._proven: ACT | None = None
 
     async def connect(self, conninfo: str = "", **kwargs: Any) -> ACT:
@@ -41,21 +35,13 @@ class Connector(Generic[ACT]):
         if (proven := self._proven) is not None:
             self._proven = None
             return proven
-        async with self._turn:
-            start = monotonic()
-            try:
-                conn = await self._login(conninfo, kwargs)
-            except psycopg.Error as error:
-                self.last_error = login_fault(error, self.credential.username, target(conninfo))
-                raise
-            self.last_error = None
-            if self.breath:
-                try:
-                    await asyncio.sleep(self.breath * (monotonic() - start))
-                except asyncio.CancelledError:
-                    await conn.close()
-                    raise
-            return conn
+        try:
+            conn = await self._login(conninfo, kwargs)
+        except psycopg.Error as error:
+            self.last_error = login_fault(error, self.credential.username, target(conninfo))
+            raise
+        self.last_error = None
+        return conn
 
     async def _login(self, conninfo: str, kwargs: dict[str, Any]) -> ACT:
         if "connect_timeout" not in conninfo_to_dict(conninfo, **kwargs) and "PGCONNECT_TIMEOUT" not in os.environ:

@@ -35,17 +35,15 @@ class Replacement:
 
 async def drain(
     generation: Generation[ACT],
-    timeout: float,
     borrows: Callable[[], Sequence[Borrow[ACT]]],
     overdue: Callable[[tuple[str, ...]], object],
 ) -> Drained:
-    """Retire the generation, wait up to `timeout` seconds for its borrowers, then cancel what runs and cut what is left."""
+    """Retire the generation, wait for its borrowers until its deadline, then cancel what runs and cut what is left."""
     loop = asyncio.get_running_loop()
     start = loop.time()
-    generation.deadline = start + timeout
     await generation.retire()
     cut_off: tuple[str, ...] = ()
-    if not await _idle(generation, max(0.0, generation.deadline - loop.time())):
+    if not await _idle(generation, max(0.0, (generation.deadline or start) - loop.time())):
         cut_off = tuple(str(borrow) for borrow in borrows())
         overdue(cut_off)
         await _cut_off(generation, borrows)
@@ -58,7 +56,7 @@ async def _idle(generation: Generation[Any], timeout: float) -> bool:
     if generation.in_use:
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout):
-                await generation.until_idle()
+                await generation.until(0)
     return generation.in_use == 0
 
 

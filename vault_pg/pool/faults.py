@@ -14,6 +14,12 @@ _NOT_NOW = (
 )  # fmt: skip
 
 
+def is_too_many_clients(error: psycopg.Error) -> bool:
+    """The server has no connection slot left."""
+    low = str(error).lower()
+    return any(word in low for word in _BUSY)
+
+
 def login_fault(error: psycopg.Error, username: str, target: str) -> errors.DatabaseError:
     """What a failed login means. libpq gives no SQLSTATE for it, so the text has to be read.
 
@@ -21,7 +27,7 @@ def login_fault(error: psycopg.Error, username: str, target: str) -> errors.Data
     """
     text = " ".join(str(error).split())
     low = text.lower()
-    if any(word in low for word in _BUSY):
+    if is_too_many_clients(error):
         return errors.DatabaseUnavailable(f"PostgreSQL at {target} has no connection slot left: {text}", too_many_clients=True)
     if "database" in low and "does not exist" in low and "role" not in low:
         return errors.DatabaseNotFound(f"PostgreSQL at {target} has no such database, correct dbname in the conninfo: {text}")

@@ -60,13 +60,15 @@ class Generation(Generic[ACT]):
         self.pool = pool
         self.number = number
         self.in_use = 0
-        self.retired = False
+        self.retirement = asyncio.Event()
         self.deadline: float | None = None
         """Loop time at which its drain ends by force."""
         self.full_min_size, self.full_max_size = pool.min_size, pool.max_size
         self.cap = pool.max_size
         """Checkouts that it may serve at once; its pool grows no further."""
-        self._idle: asyncio.Future[None] | None = None
+        self.outgoing = False
+        """Replaced: it still serves while it hands over, until it is `retired`."""
+        self._waiter: asyncio.Future[None] | None = None
         self.drain: asyncio.Task[Drained] | None = None
         """What ends it, once it is retired."""
         self.emptied = asyncio.Event()
@@ -74,16 +76,31 @@ class Generation(Generic[ACT]):
         self.leaving: set[asyncio.Task[None]] = set()
         """Connections that were closed on their return and that the server has not let go of yet."""
 
-    def became_idle(self) -> None:
-        """`in_use` has come down to zero."""
-        if self._idle is not None and not self._idle.done():
-            self._idle.set_result(None)
+    @property
+    def retired(self) -> bool:
+        """It serves nobody any more. Once set it stays so, and wakes those who await `retirement`."""
+        return self.retirement.is_set()
 
-    async def until_idle(self) -> None:
-        """Return when no connection is out."""
-        while self.in_use:
-            self._idle = asyncio.get_running_loop().create_future()
-            await self._idle
+    @retired.setter
+    def retired(self, value: bool) -> None:
+        if value:
+            self.retirement.set()
+
+    @property
+    def done(self) -> bool:
+        """Retired, drained and closed."""
+        return self.drain is not None and self.drain.done() and not self.drain.cancelled()
+
+    def came_down(self) -> None:
+        """`in_use` has come down by one."""
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def until(self, in_use: int) -> None:
+        """Return when no more than `in_use` connections are out. One waiter at a time."""
+        while self.in_use > in_use:
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
 
     @property
     def size(self) -> int:
@@ -99,6 +116,13 @@ class Generation(Generic[ACT]):
         """Clients in the pool's own queue, for a connection that is being opened or returned."""
         return len(self.pool._waiting)
 
+    def take_idle(self) -> ACT:
+        """Take an idle connection out of the pool, which must have one."""
+        pool = self.pool
+        conn = pool._pool.popleft()
+        pool._nconns_min = min(pool._nconns_min, len(pool._pool))
+        return conn
+
     def limit(self, cap: int) -> None:
         self.cap = self.pool._max_size = max(1, min(cap, self.full_max_size))
 
@@ -110,12 +134,42 @@ class Generation(Generic[ACT]):
         await pool.open(wait=True, timeout=timeout)
         pool._min_size = min(self.full_min_size, pool._nconns)
 
+    async def grow(self) -> None:
+        """Open one connection more, and serve that many. Raises what the login raises."""
+        pool = self.pool
+        pool._nconns += 1
+        try:
+            conn = await pool._connect()
+        except BaseException:
+            pool._nconns -= 1
+            raise
+        await pool._add_to_pool(conn)
+        self.limit(pool._nconns)
+
+    async def give_up_one(self) -> bool:
+        """Close one connection for good, an idle one or the next that comes back; False if it is the last."""
+        pool = self.pool
+        if self.cap <= 1 or pool.closed:
+            return False
+        self.limit(min(self.cap, pool._nconns) - 1)
+        await self.until(self.cap)
+        async with pool._lock:
+            if not pool._pool:
+                return False
+            conn = pool._pool.popleft()
+            pool._nconns -= 1
+        shadow = Shadow(conn)
+        await pool._close_connection(conn)
+        await shadow.gone()
+        return True
+
     async def widen(self) -> None:
         """Give the pool its own sizes back, once there is room for them."""
         pool = self.pool
         if not pool.closed and pool._min_size < self.full_min_size:
             pool._min_size = min(self.full_min_size, pool._nconns)
             await pool.resize(self.full_min_size, self.full_max_size)
+            self.cap = self.full_max_size
 
     async def resize(self, min_size: int, max_size: int) -> None:
         self.full_min_size, self.full_max_size = min_size, max_size

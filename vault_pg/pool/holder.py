@@ -6,10 +6,13 @@ import asyncio
 import logging
 import sys
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 from time import monotonic
+from typing import Any, Literal, TypeVar, TypeVarTuple, Unpack, overload
 
-from psycopg import OperationalError
+from psycopg import Notify, OperationalError
 from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout, TooManyRequests
 from psycopg_pool.abc import ACT
 
@@ -20,9 +23,20 @@ from vault_pg.pool.connector import Connector
 from vault_pg.pool.drain import Replacement, drain
 from vault_pg.pool.farewell import Shadow
 from vault_pg.pool.generation import Borrow, Drained, Generation, Place
+from vault_pg.pool.handover import Handover
+from vault_pg.pool.idle import idle_checkout
+from vault_pg.pool.info import ConnectionInfo, count_return, info_of
+from vault_pg.pool.notifications import Notifications, listen
 from vault_pg.pool.queue import WaitingLine
+from vault_pg.pool.retirement import Retirement
+from vault_pg.pool.retry import DEFAULT, Retry, RetryPolicy
+from vault_pg.pool.subscription import Gap
+from vault_pg.pool.transaction import transaction
 
 logger = logging.getLogger("vault_pg.pool")
+
+ArgTs = TypeVarTuple("ArgTs")
+ResultT = TypeVar("ResultT")
 
 
 class CheckoutRefused(NoCredential, OperationalError):
@@ -69,7 +83,7 @@ class HotSwapPool(AsyncConnectionPool[ACT]):
         self.drain_timeout = drain_timeout
         self._listener = listener
         self._current = self._adopt(pool, 1)
-        self._retired: list[Generation[ACT]] = []
+        self._outgoing: list[Generation[ACT]] = []
         self._borrowed: dict[ACT, tuple[Generation[ACT], float, asyncio.Task[object] | None, Place]] = {}
         self._line = WaitingLine[Generation[ACT]](self._give_back)
         self._refusal: str | None = None
@@ -100,6 +114,75 @@ class HotSwapPool(AsyncConnectionPool[ACT]):
         """Obtain a connection for a block: on exit commit, or roll back on an error, and return it. Raises as `getconn()` does."""
         frame = sys._getframe(1)
         return Checkout(self, timeout, (frame.f_code, frame.f_lineno))
+
+    def try_connection(self) -> AbstractAsyncContextManager[ACT | None]:
+        """As `connection()`, or None if none is idle right now: it waits for no connection, neither opened nor returned.
+
+        Raises PoolClosed, and NoCredential while no credential works.
+        """
+        frame = sys._getframe(1)
+        return idle_checkout(self, (frame.f_code, frame.f_lineno))
+
+    def transaction(
+        self, timeout: float | None = None, *, savepoint_name: str | None = None, force_rollback: bool = False
+    ) -> AbstractAsyncContextManager[ACT]:
+        """Obtain a connection and BEGIN; on exit COMMIT, or roll back on an error, and return it. The options are psycopg's.
+
+        Leaving the block without an error means that it is committed: where a failed statement or a lost connection makes that
+        impossible psycopg.Error is raised, even if the block has caught what it was told.
+        """
+        frame = sys._getframe(1)
+        return transaction(Checkout(self, timeout, (frame.f_code, frame.f_lineno)), savepoint_name, force_rollback)
+
+    def run_transaction(
+        self,
+        fn: Callable[[ACT, Unpack[ArgTs]], Awaitable[ResultT]],
+        *args: Unpack[ArgTs],
+        attempts: int | None = None,
+        policy: RetryPolicy = DEFAULT,
+        timeout: float | None = None,
+    ) -> Coroutine[Any, Any, ResultT]:
+        """Run `await fn(conn, *args)` in a transaction, commit it and return its result.
+
+        It is run again, with a connection of its own, after a serialization failure, a deadlock or another of `policy.codes`, also
+        where COMMIT is answered with it; on a connection that is lost before COMMIT is sent; on 42501 and 42704 where the generation
+        has retired or its role is gone; and on a statement that the drain of its generation cancels. `fn` may so be called more than
+        once: what it does beside the transaction has to bear that. `attempts` stands above the policy's. After the last attempt the
+        error of `fn` is raised as it is; so are psycopg.Rollback, and the errors of a checkout.
+
+        Once COMMIT is sent nothing is run again: if the connection is lost then, CommitOutcomeUnknown is raised. A cancellation is
+        never held back; one that strikes during COMMIT leaves the outcome as unknown.
+        """
+        frame = sys._getframe(1)
+        if attempts is not None:
+            policy = replace(policy, attempts=attempts)
+        return Retry(self, lambda conn: fn(conn, *args), policy, timeout, (frame.f_code, frame.f_lineno)).run()
+
+    @overload
+    def listen(
+        self, channel: str, *channels: str, gaps: Literal[False] = ..., timeout: float | None = ..., heartbeat: float = ...
+    ) -> Notifications[Notify]: ...
+    @overload
+    def listen(
+        self, channel: str, *channels: str, gaps: Literal[True], timeout: float | None = ..., heartbeat: float = ...
+    ) -> Notifications[Notify | Gap]: ...
+    def listen(
+        self, channel: str, *channels: str, gaps: bool = False, timeout: float | None = None, heartbeat: float = 30.0
+    ) -> Notifications[Any]:
+        """Notifications on these channels, over all replacements: an async iterator, and a context manager to begin and end it.
+
+        It holds one connection, two for a moment while it moves to the next generation. What is committed after it has begun comes
+        once and in the order of the commits, also over a replace, which it listens across on both sides. There are two exceptions. A
+        lost connection is replaced, but what was sent meanwhile is missed: that is logged as NotificationsMissed, and with
+        `gaps=True` told by a Gap in its place; some from around the loss may come twice. And a replace by a pool of another database
+        has no common order: it brings what the old one sent until the new one listened, then what the new one sends.
+
+        `timeout` is that of a checkout. A connection that is silent for `heartbeat` seconds is asked, and given up for lost if it
+        does not answer for as long.
+        """
+        frame = sys._getframe(1)
+        place = (frame.f_code, frame.f_lineno)
+        return listen(self, (channel, *channels), gaps=gaps, timeout=timeout, heartbeat=heartbeat, place=place)
 
     async def _borrow(self, timeout: float | None, place: Place) -> ACT:
         if timeout is None:
@@ -149,8 +232,7 @@ class HotSwapPool(AsyncConnectionPool[ACT]):
     async def _place(self, deadline: float, *, moved: bool) -> Generation[ACT]:
         """A generation with room for one more checkout, already counted for the caller."""
         self._check_serving()
-        generation = self._current
-        if generation.in_use < generation.cap and (moved or not self._line):
+        if (moved or not self._line) and (generation := self._vacancy()) is not None:
             generation.in_use += 1
             return generation
         start = monotonic()
@@ -170,7 +252,7 @@ class HotSwapPool(AsyncConnectionPool[ACT]):
     def _check_line(self) -> None:
         """Keep `max_waiting` as psycopg_pool does, but send nobody away for the narrower limits of a swap."""
         waiting = len(self._line) + self._current.waiting
-        if self.max_waiting and waiting >= self.max_waiting and not self._retired:
+        if self.max_waiting and waiting >= self.max_waiting and not self._outgoing:
             self._stats[self._REQUESTS_ERRORS] += 1
             raise TooManyRequests(f"the pool {self.name!r} has already {waiting} requests waiting")
 
@@ -181,12 +263,13 @@ class HotSwapPool(AsyncConnectionPool[ACT]):
             self._check_pool_putconn(conn)
             raise ValueError(f"can't return connection to pool {self.name!r}, it has been returned already: {conn}")
         generation = borrowed[0]
+        count_return(conn)
         conn._pool = generation.pool
-        leaving = Shadow(conn) if generation.retired and generation in self._retired else None
+        leaving = Shadow(conn) if generation.retired and generation in self._outgoing else None
         try:
             await generation.pool.putconn(conn)
         finally:
-            if generation.retired and generation in self._retired:
+            if generation.retired and generation in self._outgoing:
                 self._see_off(leaving or Shadow(conn), generation)
             self._give_back(generation)
 
@@ -203,24 +286,30 @@ class HotSwapPool(AsyncConnectionPool[ACT]):
 
     def _give_back(self, generation: Generation[ACT]) -> None:
         generation.in_use -= 1
-        if generation.retired:
-            if not generation.in_use:
-                generation.became_idle()
+        if generation.outgoing:
+            generation.came_down()
             self._make_room()
         elif self._line:
             self._serve_line()
 
     def _make_room(self) -> None:
         """Let the current pool grow by what the retired ones have given up: never more than `max_size + overlap` in all."""
-        self._current.limit(self._max_size + self.overlap - sum(generation.size for generation in self._retired))
+        if all(generation.retired for generation in self._outgoing):  # else a handover says what may grow
+            self._current.limit(self._max_size + self.overlap - sum(generation.size for generation in self._outgoing))
         self._serve_line()
 
+    def _vacancy(self) -> Generation[ACT] | None:
+        """A generation that may serve one more: the current one, or one that is handing over to it."""
+        for generation in (self._current, *self._outgoing):
+            if generation.in_use < generation.cap and not generation.retired:
+                return generation
+        return None
+
     def _serve_line(self) -> None:
-        current = self._current
-        while self._line and current.in_use < current.cap:
-            current.in_use += 1
-            if not self._line.hand_over(current):
-                current.in_use -= 1
+        while self._line and (generation := self._vacancy()) is not None:
+            generation.in_use += 1
+            if not self._line.hand_over(generation):
+                generation.in_use -= 1
 
     # -- replacing
 
@@ -246,11 +335,14 @@ class HotSwapPool(AsyncConnectionPool[ACT]):
             raise ValueError(f"the pool {self.name!r} is served from that pool already")
         async with self._replacing:
             start = monotonic()
+            if drain_timeout is None:
+                drain_timeout = self.drain_timeout
             new = self._adopt(pool, self._current.number + 1)
             try:
                 await self.drained()
                 self._check_open()
-                await new.open(self._size_wanted(new), timeout)
+                handover = self._handover(new, drain_timeout)
+                await handover.warm(timeout)
                 if prove is not None:
                     await prove(pool)
                 self._check_open()
@@ -258,46 +350,45 @@ class HotSwapPool(AsyncConnectionPool[ACT]):
                 self._make_room()
                 await pool.close()
                 raise
-            old = self._swap(new)
-            drained = old.drain or self._retire(old, self.drain_timeout if drain_timeout is None else drain_timeout)
+            old, in_use, seconds = self._current, self._current.in_use, monotonic() - start
+            self._swap(new)
+            ending = old.drain or self._end_generation(old, drain_timeout, handover)  # or retired before there was another
             self._make_room()
-            replacement = Replacement(new.number, old.number, old.in_use, monotonic() - start, drained)
             await old.emptied.wait()
-            return replacement
+            return Replacement(new.number, old.number, in_use, seconds, ending)
 
-    def _size_wanted(self, new: Generation[ACT]) -> int:
-        """Connections to open before the swap: what traffic needs now, as far as the budget allows. The old pool grows no more."""
-        self._current.limit(self._current.size)
-        room = self._max_size + self.overlap - self._current.size - sum(g.size for g in self._retired)
-        busy = self._current.in_use + len(self._line)
-        floor = 1 if new.full_min_size or busy else 0
-        return max(floor, min(max(new.full_min_size, busy), new.full_max_size, room))
+    def _handover(self, new: Generation[ACT], drain_timeout: float) -> Handover[ACT]:
+        return Handover(
+            self._current,
+            new,
+            budget=self._max_size + self.overlap,
+            busy=lambda: sum(generation.in_use for generation in self._alive()) + len(self._line),
+            seconds=drain_timeout / 4,
+        )
 
-    def _swap(self, new: Generation[ACT]) -> Generation[ACT]:
-        """From here on checkouts go to the new generation. No await: nobody sees half a swap."""
-        old, self._current = self._current, new
+    def _swap(self, new: Generation[ACT]) -> None:
+        """From here on checkouts go to the new generation first. No await: nobody sees half a swap."""
         pool = new.pool
+        self._current = new
         self._min_size, self._max_size = new.full_min_size, new.full_max_size
+        self.max_lifetime, self.max_idle = pool.max_lifetime, pool.max_idle
         self.conninfo, self.kwargs, self.connection_class = pool.conninfo, pool.kwargs, _class_of(pool)
         self._closed, self._opened, self._refusal = False, True, None
-        return old
 
-    def _retire(self, generation: Generation[ACT], drain_timeout: float) -> asyncio.Task[Drained]:
-        generation.retired = True
-        if generation not in self._retired:
-            self._retired.append(generation)
-            self._emit(
-                GenerationRetired(
-                    database=self.name, generation=generation.number, in_use=generation.in_use, deadline_seconds=drain_timeout
-                )
-            )
-        self._make_room()
-        generation.drain = asyncio.create_task(
-            self._drain(generation, drain_timeout), name=f"{self.name}-drain-{generation.number}"
-        )
+    def _end_generation(
+        self, generation: Generation[ACT], drain_timeout: float, handover: Handover[ACT] | None = None
+    ) -> asyncio.Task[Drained]:
+        """Hand over, if there is somebody to hand over to; retire; drain; close. In the background, whatever becomes of the caller."""
+        generation.outgoing = True
+        generation.retired = handover is None
+        generation.deadline = asyncio.get_running_loop().time() + drain_timeout
+        if generation not in self._outgoing:
+            self._outgoing.append(generation)
+        name = f"{self.name}-drain-{generation.number}"
+        generation.drain = asyncio.create_task(self._drain(generation, drain_timeout, handover), name=name)
         return generation.drain
 
-    async def _drain(self, generation: Generation[ACT], timeout: float) -> Drained:
+    async def _drain(self, generation: Generation[ACT], timeout: float, handover: Handover[ACT] | None) -> Drained:
         number = generation.number
 
         def borrows() -> list[Borrow[ACT]]:
@@ -306,8 +397,13 @@ class HotSwapPool(AsyncConnectionPool[ACT]):
         def overdue(holders: tuple[str, ...]) -> None:
             self._emit(DrainOverdue(database=self.name, generation=number, holders=holders))
 
-        drained = await drain(generation, timeout, borrows, overdue)
-        self._retired.remove(generation)
+        if handover is not None:
+            await handover.run(self._serve_line)
+        generation.retired = True
+        self._emit(GenerationRetired(database=self.name, generation=number, in_use=generation.in_use, deadline_seconds=timeout))
+        self._make_room()
+        drained = await drain(generation, borrows, overdue)
+        self._outgoing.remove(generation)
         self._past.update({key: generation.counters()[key] for key in self._inner_counters()})
         self._emit(GenerationClosed(database=self.name, generation=number, seconds=drained.seconds))
         if not self._closed:
@@ -323,15 +419,17 @@ class HotSwapPool(AsyncConnectionPool[ACT]):
 
     async def drained(self) -> None:
         """Wait until no replaced pool is left."""
-        if drains := [generation.drain for generation in self._retired if generation.drain is not None]:
+        if drains := [generation.drain for generation in self._outgoing if generation.drain is not None]:
             await asyncio.wait(drains)
 
     def refuse(self, reason: str) -> None:
         """From now on checkouts fail at once with NoCredential(`reason`), those that wait included, until the next replace."""
         self._refusal = reason
         self._line.fail(lambda: CheckoutRefused(reason))
-        if not self._current.retired:
-            self._retire(self._current, 0.0)
+        for generation in self._alive():
+            generation.retired = True  # a handover under way ends by itself
+        if self._current.drain is None:
+            self._end_generation(self._current, 0.0)
 
     # -- the rest of a pool's life
 
@@ -366,17 +464,18 @@ class HotSwapPool(AsyncConnectionPool[ACT]):
             return
         self._closed = True
         self._line.fail(lambda: PoolClosed(f"the pool {self.name!r} is closed"))
-        drains = [generation.drain for generation in self._retired if generation.drain is not None]
+        drains = [generation.drain for generation in self._outgoing if generation.drain is not None]
         for task in drains:
             task.cancel()
         await asyncio.gather(*drains, return_exceptions=True)
+        alive = [generation for generation in self._alive() if not generation.done]
         if drain_timeout is None:
-            self._current.retired = True
-            await self._current.pool.close(timeout)
+            for generation in alive:
+                generation.outgoing = generation.retired = True
+                await generation.pool.close(timeout)
         else:
-            ended = self._current.drain is not None and self._current not in self._retired
-            for generation in [*self._retired] if ended else self._alive():
-                self._retire(generation, drain_timeout)
+            for generation in alive:
+                self._end_generation(generation, drain_timeout)
             await self.drained()
 
     async def resize(self, min_size: int, max_size: int | None = None) -> None:
@@ -412,6 +511,20 @@ class HotSwapPool(AsyncConnectionPool[ACT]):
             for conn, (generation, since, task, (code, line)) in self._borrowed.items()
         ]
 
+    def connection_info(self, conn: ACT) -> ConnectionInfo:
+        """What there is to know of a connection that is out: generation, lease, age, idle time, checkouts, who asked for it."""
+        return info_of(self._borrow_of(conn))
+
+    def retiring(self, conn: ACT) -> Retirement:
+        """The signal that the generation of a connection that is out retires: a flag to test, and an awaitable."""
+        return Retirement(self._borrow_of(conn).generation)
+
+    def _borrow_of(self, conn: ACT) -> Borrow[ACT]:
+        if conn not in self._borrowed:
+            raise ValueError(f"the pool {self.name!r} has not given this connection out, or has it back: ask while you hold it")
+        generation, since, task, (code, line) = self._borrowed[conn]
+        return Borrow(conn, generation, since, task.get_name() if task else "no task", f"{code.co_filename}:{line}")
+
     @property
     def in_use(self) -> int:
         """Connections of the serving pool that are out."""
@@ -420,7 +533,7 @@ class HotSwapPool(AsyncConnectionPool[ACT]):
     @property
     def draining(self) -> list[tuple[int, int, float]]:
         """(generation, connections out, loop time of the deadline) of each pool that drains."""
-        return [(g.number, g.in_use, g.deadline or 0.0) for g in self._retired]
+        return [(g.number, g.in_use, g.deadline or 0.0) for g in self._outgoing]
 
     def _inner_counters(self) -> tuple[str, ...]:
         return (
@@ -428,7 +541,7 @@ class HotSwapPool(AsyncConnectionPool[ACT]):
         )  # fmt: skip
 
     def _alive(self) -> list[Generation[ACT]]:
-        return [self._current, *(g for g in self._retired if g is not self._current)]
+        return [self._current, *(g for g in self._outgoing if g is not self._current)]
 
     def get_stats(self) -> dict[str, int]:
         """psycopg_pool's statistics, counted on across generations, and `generation`, `generations_alive`, `pool_draining`."""
@@ -455,7 +568,7 @@ class HotSwapPool(AsyncConnectionPool[ACT]):
             self._REQUESTS_WAITING: len(self._line) + self._current.waiting,
             "generation": self._current.number,
             "generations_alive": len(self._alive()),
-            "pool_draining": sum(g.in_use for g in self._retired if g is not self._current),
+            "pool_draining": sum(g.in_use for g in self._outgoing if g is not self._current),
         }
 
 

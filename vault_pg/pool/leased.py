@@ -12,18 +12,16 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_ran
 
 from vault_pg.errors import DatabaseError, DatabaseUnavailable, ProofFailed, VaultPgError
 from vault_pg.lease import Credential
+from vault_pg.pool.check import Check, checked
 from vault_pg.pool.connector import Connector, target
 from vault_pg.pool.faults import login_fault
 from vault_pg.settings import DatabaseSettings
-
-BREATH = 1.0
-"""While a generation is warmed beside a busy one, half of the time is left to the clients."""
 
 
 class LeasedPool(AsyncConnectionPool[ACT]):
     """An AsyncConnectionPool that opens its connections with a leased credential, kept out of `conninfo` and `kwargs`."""
 
-    def __init__(self, connector: Connector[ACT], settings: DatabaseSettings, name: str) -> None:
+    def __init__(self, connector: Connector[ACT], settings: DatabaseSettings, name: str, lease_id: str | None = None) -> None:
         super().__init__(
             settings.conninfo,
             connection_class=cast(type[ACT], connector),
@@ -32,7 +30,7 @@ class LeasedPool(AsyncConnectionPool[ACT]):
             max_size=settings.max_size,
             open=False,
             configure=settings.configure,
-            check=settings.check,
+            check=_check(settings),
             reset=settings.reset,
             name=name,
             timeout=settings.timeout,
@@ -41,32 +39,42 @@ class LeasedPool(AsyncConnectionPool[ACT]):
             max_idle=settings.max_idle,
         )
         self.connector = connector
+        self.lease_id = lease_id
+        """Of the credential, for `connection_info()`."""
 
     async def wait(self, timeout: float = 30.0) -> None:
         """As psycopg_pool's, but a time-out raises DatabaseError with the reason of the last failed login."""
         try:
             await super().wait(timeout)
-        except PoolTimeout:
-            where = target(str(self.conninfo))
-            raise self.connector.last_error or ProofFailed(
-                f"the new pool at {where} was not filled within {timeout:.0f} s: is the configure hook failing, or the server slow?"
-            ) from None
-        finally:
-            self.connector.breath = 0.0
+        except PoolTimeout as error:
+            raise self.reason(error) from None
+
+    def reason(self, error: psycopg.Error) -> DatabaseError:
+        """Why the pool could not be opened or filled, as far as is known."""
+        where = target(str(self.conninfo))
+        return self.connector.last_error or ProofFailed(
+            f"the new pool at {where} could not be filled: {error}; is the configure hook failing, or the server slow?"
+        )
 
     async def close(self, timeout: float = 5.0) -> None:
         await super().close(timeout)
         await self.connector.close()
 
 
-async def build(credential: Credential, settings: DatabaseSettings, *, name: str) -> LeasedPool[psycopg.AsyncConnection[Any]]:
+def _check(settings: DatabaseSettings) -> Check | None:
+    return settings.check if settings.check_interval is None else checked(settings.check_interval, also=settings.check)
+
+
+async def build(
+    credential: Credential, settings: DatabaseSettings, *, name: str, lease_id: str | None = None
+) -> LeasedPool[psycopg.AsyncConnection[Any]]:
     """A pool, proven but not open yet: logged in, `select current_user`, the user's own probe.
 
     What may pass (server starting, no slot left, a replica that has not seen the role yet) is tried again for
     `settings.build_timeout` seconds; after that, and for what will not pass, raises DatabaseError. Leaves no connection behind then.
     """
-    connector = Connector(credential, settings.connection_class or psycopg.AsyncConnection, breath=BREATH)
-    pool = LeasedPool(connector, settings, name)
+    connector = Connector(credential, settings.connection_class or psycopg.AsyncConnection)
+    pool = LeasedPool(connector, settings, name, lease_id)
     deadline = asyncio.get_running_loop().time() + settings.build_timeout
 
     def give_up(_: RetryCallState) -> bool:
