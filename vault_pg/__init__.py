@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from vault_pg.errors import (
         BackendUnavailable,
+        CommitOutcomeUnknown,
         CredentialRejected,
         DatabaseError,
         DatabaseNotFound,
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
         LeaseRotated,
         ManagerStarted,
         ManagerStopped,
+        NotificationsMissed,
         RenewalFailed,
         RevocationFailed,
         RotationFailed,
@@ -60,19 +62,25 @@ if TYPE_CHECKING:
     from vault_pg.manager.manager import LeaseManager
     from vault_pg.manager.registry import get_pool
     from vault_pg.manager.status import Status
+    from vault_pg.pool.check import checked
     from vault_pg.pool.drain import Replacement
     from vault_pg.pool.holder import HotSwapPool
+    from vault_pg.pool.info import ConnectionInfo
+    from vault_pg.pool.notifications import Notifications
+    from vault_pg.pool.retirement import Retirement
+    from vault_pg.pool.retry import RetryPolicy
+    from vault_pg.pool.subscription import Gap
     from vault_pg.settings import AppRoleAuth, DatabaseSettings, Settings, TokenAuth, VaultSettings
     from vault_pg.version import __version__
 
 _ERRORS = (
-    "BackendUnavailable", "CredentialRejected", "DatabaseError", "DatabaseNotFound", "DatabaseUnavailable", "LoginFailed",
-    "MountNotFound", "NoCredential", "NotRenewable", "NotRunning", "PermissionDenied", "ProofFailed", "RoleNotFound",
+    "BackendUnavailable", "CommitOutcomeUnknown", "CredentialRejected", "DatabaseError", "DatabaseNotFound", "DatabaseUnavailable",
+    "LoginFailed", "MountNotFound", "NoCredential", "NotRenewable", "NotRunning", "PermissionDenied", "ProofFailed", "RoleNotFound",
     "SettingsError", "TokenInvalid", "VaultError", "VaultPgError", "VaultRefused", "VaultSealed", "VaultUnavailable",
 )  # fmt: skip
 _EVENTS = (
     "CredentialExpired", "DatabaseRecovered", "DrainOverdue", "Event", "GenerationClosed", "GenerationRetired", "LeaseIssued",
-    "LeaseLost", "LeaseRenewed", "LeaseRevoked", "LeaseRotated", "ManagerStarted", "ManagerStopped", "RenewalFailed",
+    "LeaseLost", "LeaseRenewed", "LeaseRevoked", "LeaseRotated", "ManagerStarted", "ManagerStopped", "NotificationsMissed", "RenewalFailed",
     "RevocationFailed", "RotationFailed", "StatusUnavailable", "TaskDied", "TokenIssued", "TokenLost", "TokenRenewalFailed",
     "TokenRenewed", "TokenRevoked",
 )  # fmt: skip
@@ -81,11 +89,17 @@ _HOME = {
     **dict.fromkeys(_ERRORS, "errors"),
     **dict.fromkeys(_EVENTS, "events"),
     **dict.fromkeys(_SETTINGS, "settings"),
+    "ConnectionInfo": "pool.info",
+    "Gap": "pool.subscription",
     "HotSwapPool": "pool.holder",
     "LeaseManager": "manager.manager",
+    "Notifications": "pool.notifications",
     "Replacement": "pool.drain",
+    "Retirement": "pool.retirement",
+    "RetryPolicy": "pool.retry",
     "Status": "manager.status",
     "__version__": "version",
+    "checked": "pool.check",
     "connect": "manager.connect",
     "get_pool": "manager.registry",
 }
@@ -93,6 +107,8 @@ _HOME = {
 __all__ = [
     "AppRoleAuth",
     "BackendUnavailable",
+    "CommitOutcomeUnknown",
+    "ConnectionInfo",
     "CredentialExpired",
     "CredentialRejected",
     "DatabaseError",
@@ -102,6 +118,7 @@ __all__ = [
     "DatabaseUnavailable",
     "DrainOverdue",
     "Event",
+    "Gap",
     "GenerationClosed",
     "GenerationRetired",
     "HotSwapPool",
@@ -118,10 +135,14 @@ __all__ = [
     "NoCredential",
     "NotRenewable",
     "NotRunning",
+    "Notifications",
+    "NotificationsMissed",
     "PermissionDenied",
     "ProofFailed",
     "RenewalFailed",
     "Replacement",
+    "Retirement",
+    "RetryPolicy",
     "RevocationFailed",
     "RoleNotFound",
     "RotationFailed",
@@ -144,6 +165,7 @@ __all__ = [
     "VaultSettings",
     "VaultUnavailable",
     "__version__",
+    "checked",
     "connect",
     "get_pool",
 ]

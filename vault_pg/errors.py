@@ -4,6 +4,7 @@
     ├── SettingsError            bad settings; every mistake of one start at once
     ├── NotRunning               `get_pool()` with no manager running
     ├── NoCredential             no credential that works: checkouts are refused until there is one
+    ├── CommitOutcomeUnknown     the connection was lost between COMMIT and its answer
     ├── EndpointError            the status socket can't be served or its directory can't be trusted
     ├── VaultError
     │   ├── VaultUnavailable     Vault cannot answer now; asking again later may work (transient)
@@ -52,6 +53,10 @@ class NotRunning(VaultPgError):
 
 class NoCredential(VaultPgError):
     """There is no credential that works; the message says for which role, since when and why."""
+
+
+class CommitOutcomeUnknown(VaultPgError):
+    """COMMIT was sent and its answer never came: the transaction may be committed or not. Only the database knows."""
 
 
 class EndpointError(VaultPgError):

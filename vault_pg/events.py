@@ -161,6 +161,19 @@ class GenerationClosed(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NotificationsMissed(Event):
+    """A connection that listened was lost: what was sent until another listened is missed."""
+
+    name: ClassVar[str] = "notifications.missed"
+    level: ClassVar[str] = "warning"
+    database: str
+    channels: tuple[str, ...]
+    error: str
+    """The kind of error that the connection was lost by."""
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TokenEvent(Event):
     method: str
     serial: int

@@ -125,13 +125,17 @@ def increment(lease: Lease, now: Instant, wanted: float | None = None) -> float:
 def backoff(attempt: int, draw: float, *, left: float = 0.0, retry_after: float | None = None) -> float:
     """Seconds to wait after failed attempt number `attempt` (from 1) with `left` seconds before the horizon (0 or less: past it).
 
-    Exponential with full jitter, never under BACKOFF_FLOOR; Retry-After is honoured as a minimum.
+    Exponential with full jitter, never under BACKOFF_FLOOR. Retry-After is honoured as a minimum, as far as the time before the
+    horizon (a quarter of it) and BACKOFF_CAP allow.
     """
     cap = min(BACKOFF_CAP, max(BACKOFF_PRESSED, left / 10))
     if 0 < left < 4 * cap:
         cap = max(BACKOFF_FLOOR, left / 4)  # leases of seconds: several tries fit into however little there is
     wait = max(BACKOFF_FLOOR, min(cap, BACKOFF_BASE * 2.0 ** min(attempt - 1, 16)) * draw)
-    return wait if retry_after is None else max(wait, retry_after * (1 + 0.1 * draw))
+    if retry_after is not None:
+        most = max(BACKOFF_FLOOR, left / 4) if left > 0 else BACKOFF_CAP
+        wait = max(wait, min(retry_after * (1 + 0.1 * draw), most))
+    return wait
 
 
 def call_timeout(left: float, *, most: float) -> float:

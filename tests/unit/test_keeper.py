@@ -131,7 +131,7 @@ async def world(
 
     keeper = Keeper(tenure, ended=forget)
     await session.open()
-    await keeper.start()
+    await keeper.start(30.0)
     tasks = [asyncio.create_task(session.run()), asyncio.create_task(keeper.run())]
     try:
         yield World(keeper, vault, leases, postgres, events)

@@ -140,6 +140,12 @@ def test_backoff_honours_retry_after(attempt: int, draw: float, retry_after: flo
     assert schedule.backoff(attempt, draw, left=3600, retry_after=retry_after) >= retry_after
 
 
+@given(left=st.floats(0.5, 3600), draw=DRAWS)
+def test_retry_after_does_not_outlast_the_horizon(left: float, draw: float) -> None:
+    assert schedule.backoff(1, draw, left=left, retry_after=86_400) <= max(left / 4, schedule.BACKOFF_FLOOR)
+    assert schedule.backoff(1, draw, left=0, retry_after=86_400) <= schedule.BACKOFF_CAP
+
+
 def test_backoff_grows() -> None:
     waits = [schedule.backoff(attempt, 1.0, left=math.inf) for attempt in range(1, 10)]
     assert waits == sorted(waits)

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 
 from psycopg import AsyncConnection
 
+from vault_pg.errors import NotRunning
 from vault_pg.manager.manager import LeaseManager
 from vault_pg.settings import Settings
 
@@ -19,7 +20,10 @@ async def connect(settings: Settings | None = None, *, name: str = "default") ->
     by nothing: shortly before, it is cut off with a warning. Raises VaultPgError, with nothing left behind.
     """
     settings = Settings() if settings is None else settings
+    if name not in settings.databases:
+        known = ", ".join(map(repr, settings.databases))
+        raise NotRunning(f"the settings have no database {name!r}, only {known}")
     alone = {name: settings.databases[name].model_copy(update={"min_size": 1, "max_size": 1, "drain_timeout": float("inf")})}
-    manager = LeaseManager(settings.model_copy(update={"databases": alone}))
+    manager = LeaseManager(settings.model_copy(update={"databases": alone, "status_socket": False}), shared=False)
     async with manager, manager.get_pool(name).connection() as conn:
         yield conn

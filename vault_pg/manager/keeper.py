@@ -22,6 +22,10 @@ MOMENT = 0.001
 """Seconds that no clock of ours tells apart: a timer that rang this much early has rung."""
 
 
+LOST_GRACE = 1.5
+"""Seconds that a lost credential may still be handed out while its replacement is under way."""
+
+
 class Keeper:
     """Keeps a credential alive behind one HotSwapPool. `ended` is called after each lease that it has done with."""
 
@@ -36,9 +40,14 @@ class Keeper:
         self._alarm: asyncio.TimerHandle | None = None
         self._deaf: Callable[[], None] | None = None
 
-    async def start(self) -> None:
-        """One attempt at a first lease and a first pool, proven and full. Raises VaultPgError; a lease it made is then orphaned."""
-        tenure, settings = self.tenure, self.tenure.settings
+    async def start(self, timeout: float) -> None:
+        """One attempt, over within `timeout` seconds, at a first lease and a first pool, proven and full.
+
+        Raises VaultPgError; a lease that it made is then orphaned.
+        """
+        tenure = self.tenure
+        patience = min(tenure.settings.build_timeout, 0.8 * timeout)  # the rest is for Vault, and for telling what went wrong
+        settings = tenure.settings.model_copy(update={"build_timeout": patience})
         lease = await self.ledger.issue()
         try:
             pool = await build(lease.credential, settings, name=f"{self.name}-1", lease_id=lease.id)
@@ -57,9 +66,11 @@ class Keeper:
             drain_timeout=settings.drain_timeout,
             max_waiting=settings.max_waiting,
             listener=tenure.emit,
+            managed=True,
         )
         self.rotation = Rotation(tenure, self.ledger, self.renewal, self.holder, given_up=self._expire, ended=self._ended)
         tenure.adopt(lease)
+        tenure.on_lost = self._lost
         self._deaf = tenure.session.add_token_listener(self._token_changed)
         self._arm()
 
@@ -67,6 +78,7 @@ class Keeper:
         """Do what is due, for ever."""
         if self.rotation is None:
             raise NotRunning(f"the keeper of {self.name!r} has not been started")
+        self._arm()
         while True:
             step = self.tenure.next_step()
             if (wait := step.at - self.tenure.clock()) > MOMENT:
@@ -100,15 +112,34 @@ class Keeper:
         if self.holder is not None:
             await self.holder.finish(drain_timeout)
 
+    @property
+    def token_serials(self) -> set[int]:
+        """The tokens that this database still depends on."""
+        lease = self.tenure.lease
+        return self.ledger.token_serials | (set() if lease is None else {lease.token_serial})
+
     def recheck(self) -> None:
-        """The clocks have parted: what was planned on the old ones may be late."""
+        """The clocks have parted: timers set on the old ones may be late."""
         self._arm()
         self.tenure.wake()
 
     # -- the horizon
 
+    def _lost(self) -> None:
+        """A rotation is under way at once; if it is not done soon, checkouts are told instead of getting a dead credential."""
+        if self._alarm is not None:
+            self._alarm.cancel()
+        self._alarm = asyncio.get_running_loop().call_later(LOST_GRACE, self._still_lost)
+        self.tenure.wake()
+
+    def _still_lost(self) -> None:
+        if self.tenure.lost is not None:
+            self._expire(self.tenure.lost)
+
     def _arm(self) -> None:
         """Set the alarm for the horizon as it stands now."""
+        if self.tenure.lost is not None:
+            return  # the alarm is set for that
         if self._alarm is not None:
             self._alarm.cancel()
         left = self.tenure.left
@@ -118,14 +149,13 @@ class Keeper:
         tenure = self.tenure
         if tenure.left > MOMENT:
             self._arm()  # a renewal of lease or token has moved it meanwhile
-        elif tenure.lost is None:
-            self._expire(tenure.last_error or "its lease ended before it could be renewed or rotated")
-        # else a rotation is under way this very moment, and tells if it fails
+        else:
+            self._expire(tenure.lost or tenure.last_error or "its lease ended before it could be renewed or rotated")
 
     def _token_changed(self) -> None:
         token = self.tenure.token
-        if token is not None and token.ttl == 0.0 and self.tenure.lost is None:
-            self.tenure.lost = "the token that asked for it is dead"
+        if self.tenure.lease is not None and (token is None or token.ttl == 0.0):
+            self.tenure.lose("the token that asked for it is dead")
         self._arm()
         self.tenure.wake()
 

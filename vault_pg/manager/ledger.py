@@ -32,11 +32,12 @@ class Ledger:
         return list(self._live.values())
 
     def bucket_wait(self) -> float:
-        """Seconds until another lease may be asked for."""
+        """Seconds until another lease may be asked for; no more than a quarter of what is left before the horizon."""
         now = self._tenure.clock()
         self._bucket = min(float(BURST), self._bucket + (now - self._filled_at) / REFILL)
         self._filled_at = now
-        return max(0.0, (1.0 - self._bucket) * REFILL)
+        wait = max(0.0, (1.0 - self._bucket) * REFILL)
+        return min(wait, self._tenure.left / 4) if self._tenure.left > 0 else wait
 
     async def issue(self) -> Lease:
         """A new lease. Raises VaultError, also when too many are alive that can't be revoked."""
@@ -47,12 +48,17 @@ class Ledger:
             raise VaultUnavailable(
                 f"{MOST_LIVE} leases of role {settings.role!r} are alive and cannot be revoked now: no further one is asked for"
             )
-        self._bucket -= 1.0
+        self._bucket = max(0.0, self._bucket - 1.0)
         timeout = call_timeout(tenure.left, most=tenure.vault_timeout)
         lease = await tenure.session.issue(settings.mount, settings.role, timeout=timeout)
         self._live[lease.id] = lease
         tenure.tell(LeaseIssued, lease, ttl_seconds=lease.ttl, renewable=lease.renewable)
         return lease
+
+    @property
+    def token_serials(self) -> set[int]:
+        """The tokens that leases still depend on."""
+        return {lease.token_serial for lease in (*self.live, *self._orphans.values())}
 
     def renewed(self, lease: Lease) -> None:
         self._live[lease.id] = lease
@@ -78,7 +84,7 @@ class Ledger:
         try:
             await tenure.session.revoke(lease, timeout=tenure.vault_timeout if timeout is None else timeout)
         except TokenInvalid:
-            if tenure.session.token_of(lease.token_serial).ttl == 0.0:
+            if tenure.session.is_dead(lease.token_serial):
                 self.lost(lease)  # it died with its token
         except VaultPgError as error:
             tenure.tell(RevocationFailed, lease, error=str(error))

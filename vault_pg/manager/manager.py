@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Self
@@ -42,11 +43,17 @@ class LeaseManager:
     within `shutdown_timeout` seconds even when Vault is down. A SIGTERM ends the task that entered it in the same clean way, unless the
     program has a handler of its own.
 
-    Raises VaultPgError on entering, with nothing left behind; SettingsError on construction.
+    `shared=False` keeps its pools out of `vault_pg.get_pool()`. Raises VaultPgError on entering, with nothing left behind;
+    SettingsError on construction.
     """
 
     def __init__(
-        self, settings: Settings | None = None, *, clock: Clock = boottime, draw: Callable[[], float] = random.random
+        self,
+        settings: Settings | None = None,
+        *,
+        clock: Clock = boottime,
+        draw: Callable[[], float] = random.random,
+        shared: bool = True,
     ) -> None:
         self.settings = Settings() if settings is None else settings
         self._clock = clock
@@ -54,7 +61,9 @@ class LeaseManager:
         self._listeners: list[Listener] = [Journal()]
         self._keepers: dict[str, Keeper] = {}
         self._session: VaultSession | None = None
-        self._supervisor: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._entered = False
+        self._shared = shared
         self._endpoint: StatusEndpoint | None = None
         self._termination = Termination() if self.settings.handle_sigterm else None
         self._started_at: datetime | None = None
@@ -99,14 +108,16 @@ class LeaseManager:
         for listener in list(self._listeners):
             try:
                 listener(event)
-            except Exception as error:  # noqa: BLE001 - a listener is foreign code
-                self._listeners[0](TaskDied(task=f"listener {listener!r}", error=type(error).__name__))
+            except Exception as error:  # noqa: BLE001 - a listener is foreign code, the log's processors too
+                with suppress(Exception):
+                    self._listeners[0](TaskDied(task=f"listener {listener!r}", error=type(error).__name__))
 
     # -- entering
 
     async def __aenter__(self) -> Self:
-        if self._supervisor is not None:
+        if self._entered:
             raise VaultPgError("this LeaseManager is entered already; make another one")
+        self._entered = True
         loop = asyncio.get_running_loop()
         self._started_at, self._stopping = datetime.now(UTC), False
         if self._termination is not None:
@@ -118,13 +129,15 @@ class LeaseManager:
         except BaseException:
             await self._leave_for_sure()
             raise
-        self._supervisor = asyncio.create_task(self._supervise(), name="vault-pg")
-        registry.add(self)
+        if self._shared:
+            registry.add(self)
         self._emit(ManagerStarted(databases=tuple(self._keepers)))
         return self
 
     async def _start(self, session: VaultSession, deadline: float) -> None:
-        await self._try(session.open, deadline)
+        await self._try("logging in to Vault", session.open, deadline)
+        self._supervise("token", session.run)
+        self._supervise("clock", self._watch_clock)
         for name, settings in self.settings.databases.items():
             tenure = Tenure(
                 name,
@@ -140,7 +153,7 @@ class LeaseManager:
         try:
             async with asyncio.TaskGroup() as group:
                 for keeper in self._keepers.values():
-                    group.create_task(self._try(keeper.start, deadline), name=f"vault-pg-start-{keeper.name}")
+                    group.create_task(self._start_keeper(keeper, deadline), name=f"vault-pg-start-{keeper.name}")
         except* VaultPgError as failures:
             # Raised below: what is raised in here would come out as a group of its own.
             first = next(error for error in failures.exceptions if isinstance(error, VaultPgError))
@@ -148,8 +161,35 @@ class LeaseManager:
             raise first
         await self._open_endpoint()
 
-    async def _try(self, attempt: Callable[[], Coroutine[Any, Any, None]], deadline: float) -> None:
-        """Try until it works, until it fails for a reason that will not pass, or until the deadline."""
+    async def _start_keeper(self, keeper: Keeper, deadline: float) -> None:
+        loop = asyncio.get_running_loop()
+        await self._try(f"opening the pool of {keeper.name!r}", lambda: keeper.start(max(0.1, deadline - loop.time())), deadline)
+        self._supervise(keeper.name, keeper.run)  # at once: its lease may be due while others are still starting
+
+    async def _try(self, what: str, attempt: Callable[[], Coroutine[Any, Any, None]], deadline: float) -> None:
+        """Try until it works, until it fails for a reason that will not pass, or until the deadline. Raises the latest failure."""
+        latest: list[VaultPgError] = []
+
+        async def noted() -> None:
+            try:
+                await attempt()
+            except VaultPgError as error:
+                latest.append(error)
+                raise
+
+        try:
+            async with asyncio.timeout_at(deadline):
+                await self._try_again(noted, deadline)
+        except TimeoutError:
+            raise (
+                latest[-1]
+                if latest
+                else VaultPgError(
+                    f"{what} took longer than start_timeout ({self.settings.start_timeout:g} s): is a server hanging?"
+                )
+            ) from None
+
+    async def _try_again(self, attempt: Callable[[], Coroutine[Any, Any, None]], deadline: float) -> None:
         loop = asyncio.get_running_loop()
 
         def wait(state: RetryCallState) -> float:
@@ -178,22 +218,19 @@ class LeaseManager:
 
     # -- running
 
-    async def _supervise(self) -> None:
-        async with asyncio.TaskGroup() as group:
-            if self._session is not None:
-                group.create_task(self._guard("token", self._session.run), name="vault-pg-token")
-            for keeper in self._keepers.values():
-                group.create_task(self._guard(keeper.name, keeper.run), name=f"vault-pg-keeper-{keeper.name}")
-            group.create_task(self._guard("clock", self._watch_clock), name="vault-pg-clock")
+    def _supervise(self, name: str, run: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        self._tasks.append(asyncio.create_task(self._guard(name, run), name=f"vault-pg-{name}"))
 
     async def _guard(self, name: str, run: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """A background task that dies is a loud event, and is started again."""
+        deaths = 0
         while True:
             try:
                 await run()
             except Exception as error:  # noqa: BLE001 - whatever it was, leases must go on being kept
+                deaths += 1
                 self._emit(TaskDied(task=name, error=f"{type(error).__name__}: {error}"))
-                await asyncio.sleep(1.0)
+                await asyncio.sleep(schedule.backoff(deaths, 1.0))
 
     async def _watch_clock(self) -> None:
         """Timers of the loop stand still during a suspend, leases do not: when the clocks part, wake everybody."""
@@ -211,7 +248,7 @@ class LeaseManager:
         """Old tokens are revoked once no lease of theirs is left."""
         if self._session is None:
             return
-        needed = {lease.token_serial for keeper in self._keepers.values() for lease in keeper.ledger.live}
+        needed = {serial for keeper in self._keepers.values() for serial in keeper.token_serials}
         for serial in self._session.old_serials - needed:
             await self._session.forget(serial, timeout=self.settings.vault.timeout)
 
@@ -239,36 +276,50 @@ class LeaseManager:
             raise cancelled
 
     async def _leave(self) -> None:
+        """Tasks, pools, leases, token, endpoint: each stage runs whatever the one before it came to, all within one deadline."""
         loop = asyncio.get_running_loop()
         start = loop.time()
         deadline = start + self.settings.shutdown_timeout
         self._stopping = True
         registry.remove(self)
-        if self._supervisor is not None:
-            self._supervisor.cancel()
-            await asyncio.gather(self._supervisor, return_exceptions=True)
-            self._supervisor = None
-        keepers, self._keepers = self._keepers, {}
-        share = self.settings.shutdown_timeout * POOL_SHARE
-        await asyncio.gather(
-            *(k.stop(min(share, k.tenure.settings.drain_timeout)) for k in keepers.values()), return_exceptions=True
-        )
-        left_behind = await self._revoke_all(list(keepers.values()), deadline)
-        if self._session is not None:
-            await self._session.close(timeout=max(0.5, deadline - loop.time()))
-            self._session = None
-        if self._endpoint is not None:
-            await self._endpoint.close()
-            self._endpoint = None
-        self._emit(ManagerStopped(databases=tuple(keepers), seconds=round(loop.time() - start, 3), left_behind=left_behind))
-
-    async def _revoke_all(self, keepers: list[Keeper], deadline: float) -> tuple[str, ...]:
-        """Revoke every live lease within the time there is, less what the token needs; returns the ids of those that stayed."""
-        loop = asyncio.get_running_loop()
-        left = max(0.5, (deadline - loop.time()) * 0.7)
+        keepers, session, endpoint = list(self._keepers.values()), self._session, self._endpoint
+        left_behind: list[str] = []
         try:
-            async with asyncio.timeout(left):
-                await asyncio.gather(*(k.ledger.revoke(lease, left) for k in keepers for lease in k.ledger.live))
+            async with asyncio.timeout_at(start + self.settings.shutdown_timeout * POOL_SHARE):
+                await self._stop_tasks()
+                await self._stop_pools(keepers, deadline)
         except TimeoutError:
             pass
-        return tuple(lease.id for k in keepers for lease in k.ledger.live)
+        finally:
+            try:
+                left_behind = await self._revoke_all(keepers, deadline)
+            finally:
+                try:
+                    if session is not None:
+                        await session.close(timeout=max(0.5, deadline - loop.time()))
+                finally:
+                    self._keepers, self._session, self._endpoint, self._entered = {}, None, None, False
+                    if endpoint is not None:
+                        await endpoint.close()
+        names = tuple(keeper.name for keeper in keepers)
+        seconds = round(loop.time() - start, 3)
+        self._emit(ManagerStopped(databases=names, seconds=seconds, left_behind=tuple(left_behind)))
+
+    async def _stop_tasks(self) -> None:
+        tasks, self._tasks = self._tasks, []
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _stop_pools(self, keepers: list[Keeper], deadline: float) -> None:
+        share = (deadline - asyncio.get_running_loop().time()) * POOL_SHARE * 0.8  # the rest is for cutting off who stays
+        stops = (keeper.stop(min(share, keeper.tenure.settings.drain_timeout)) for keeper in keepers)
+        await asyncio.gather(*stops, return_exceptions=True)
+
+    async def _revoke_all(self, keepers: list[Keeper], deadline: float) -> list[str]:
+        """Revoke every live lease within the time there is, less what the token needs; returns the ids of those that stayed."""
+        left = max(0.5, (deadline - asyncio.get_running_loop().time()) * 0.7)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(left):
+                await asyncio.gather(*(keeper.ledger.revoke(lease, left) for keeper in keepers for lease in keeper.ledger.live))
+        return [lease.id for keeper in keepers for lease in keeper.ledger.live]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from tenacity import RetryCallState
 
 from vault_pg import schedule
@@ -13,6 +15,10 @@ from vault_pg.manager.tenure import Tenure, failure, transient
 
 LATE = 1 / 3
 """While renewals fail, this part of what is left is kept for a rotation, unless the user's own lead is shorter."""
+
+
+PAUSE = 0.25
+"""Seconds between two looks at a lease that is kept alive beside a rotation."""
 
 
 class Renewal:
@@ -54,14 +60,20 @@ class Renewal:
         asked = schedule.increment(before, tenure.clock(), tenure.limits.increment)
         lease = await tenure.session.renew(before, asked, timeout=schedule.call_timeout(tenure.left, most=tenure.vault_timeout))
         self._ledger.renewed(lease)
+        if tenure.lease is not before:
+            return  # replaced while it was being renewed
         tenure.adopt(lease)
         tenure.tell(LeaseRenewed, lease, remaining_seconds=round(left, 3), ttl_seconds=lease.ttl, capped=lease.capped)
 
     async def keep_alive(self) -> None:
-        """While rotations fail, renew the lease when its time has come: it is all that serves."""
+        """Beside a rotation, for as long as that takes: renew the lease when its time has come, for it is all that serves."""
+        while True:
+            await asyncio.sleep(max(PAUSE, self._tenure.until_renewal))
+            if self._tenure.due_for_renewal:
+                await self._keep_alive_once()
+
+    async def _keep_alive_once(self) -> None:
         tenure = self._tenure
-        if not tenure.due_for_renewal:
-            return
         error, since, retry = tenure.last_error, tenure.failed_since, tenure.retry
         try:
             await self.once()
@@ -75,7 +87,7 @@ class Renewal:
     def _lose(self, error: VaultPgError) -> None:
         tenure = self._tenure
         tenure.note(error)
-        tenure.lost = "the lease is lost"
+        tenure.lose("the lease is lost")
         if tenure.lease is not None:
             self._ledger.lost(tenure.lease)
             tenure.tell(LeaseLost, tenure.lease, why=str(error))

@@ -12,11 +12,12 @@ from tenacity import RetryCallState
 
 from vault_pg import schedule
 from vault_pg.clock import Instant
+from vault_pg.errors import ProofFailed, VaultPgError
 from vault_pg.events import DatabaseRecovered, LeaseRotated, RotationFailed, TaskDied
 from vault_pg.lease import Lease
 from vault_pg.manager.ledger import Ledger
 from vault_pg.manager.renewal import Renewal
-from vault_pg.manager.tenure import Tenure, failure
+from vault_pg.manager.tenure import ASKED, Tenure, failure
 from vault_pg.pool import HotSwapPool, LeasedPool, build
 
 
@@ -46,12 +47,20 @@ class Rotation:
     async def run(self, why: str) -> None:
         """Rotate, trying again for ever. Until it works the old credential serves, and is kept alive for as long as it lasts."""
         self.under_way = True
+        keeping = asyncio.create_task(self._renewal.keep_alive(), name=f"vault-pg-keep-{self._tenure.name}")
         try:
-            async for attempt in self._tenure.retrying(self._failed):
+            async for attempt in self._tenure.retrying(self._failed, give_up=lambda: why == ASKED):
                 with attempt:
                     await self._once(why)
+        except VaultPgError as error:
+            self._tell_failed(error, attempt=1, wait=None)  # whoever asked is told; the lease goes on as it was
+        except BaseException as error:
+            self._tenure.answer(VaultPgError(f"the rotation was ended by {type(error).__name__}"))
+            raise
         finally:
             self.under_way = False
+            keeping.cancel()
+            await asyncio.wait([keeping])
 
     async def stop(self) -> None:
         for ending in self._endings:
@@ -70,13 +79,17 @@ class Rotation:
         lease = await self._ledger.issue()
         pool: LeasedPool[AsyncConnection[Any]] | None = None
         try:
+            # A program may have resized its pool: the next one has that size too.
+            settings = tenure.settings.model_copy(update={"min_size": holder.min_size, "max_size": holder.max_size})
             name = f"{tenure.name}-{holder.generation + 1}"
-            pool = await build(lease.credential, tenure.settings, name=name, lease_id=lease.id)
+            pool = await build(lease.credential, settings, name=name, lease_id=lease.id)
             await self._replace(pool)
-        except BaseException:
+        except BaseException as error:
             # Cancelled after the swap, the pool serves: then the lease is ours to keep.
             if pool is None or not holder.serves(pool):
                 self._ledger.orphan(lease)
+                if isinstance(error, Exception) and not isinstance(error, VaultPgError):
+                    raise ProofFailed(f"a new pool could not be built: {type(error).__name__}: {error}") from error
                 raise
             self._replaced(lease, why, start)
             raise
@@ -88,7 +101,8 @@ class Rotation:
             await self._holder.replace(
                 pool,
                 timeout=tenure.settings.build_timeout,
-                drain_timeout=schedule.drain_timeout(tenure.left, most=tenure.settings.drain_timeout),
+                drain_timeout=tenure.settings.drain_timeout,
+                deadline=asyncio.get_running_loop().time() + schedule.drain_timeout(tenure.left, most=float("inf")),
             )
         except psycopg.Error as error:
             raise pool.reason(error) from None
@@ -127,23 +141,24 @@ class Rotation:
         if not ending.cancelled() and (error := ending.exception()) is not None:
             self._tenure.emit(TaskDied(task=ending.get_name(), error=f"{type(error).__name__}: {error}"))
 
-    async def _failed(self, state: RetryCallState) -> None:
+    def _failed(self, state: RetryCallState) -> None:
+        wait = state.upcoming_sleep
+        self._tenure.retry = (self._tenure.clock() + wait, "the rotation failed")
+        self._tell_failed(failure(state), attempt=state.attempt_number, wait=wait)
+
+    def _tell_failed(self, error: BaseException, *, attempt: int, wait: float | None) -> None:
         tenure = self._tenure
-        error, wait = failure(state), state.upcoming_sleep
         tenure.note(error)
-        tenure.retry = (tenure.clock() + wait, "the rotation failed")
         tenure.emit(
             RotationFailed(
                 database=tenure.name,
                 role=tenure.settings.role,
                 error=str(error),
-                attempt=state.attempt_number,
-                retry_in_seconds=round(wait, 3),
+                attempt=attempt,
+                retry_in_seconds=None if wait is None else round(wait, 3),
                 remaining_seconds=None if tenure.refused_since is not None else round(tenure.left, 3),
             )
         )
         tenure.answer(error)
         if tenure.lost is not None or tenure.left <= 0:
             self._given_up(str(error))
-        else:
-            await self._renewal.keep_alive()

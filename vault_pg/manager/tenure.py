@@ -16,6 +16,8 @@ from vault_pg.schedule import Limits, Rotate, Step
 from vault_pg.settings import DatabaseSettings
 from vault_pg.vault import VaultSession
 
+ASKED = "asked for"
+
 
 class Tenure:
     """The state that the keeper of one database, its renewals and its rotations share. All of it lives on one event loop."""
@@ -52,6 +54,8 @@ class Tenure:
         """When the next attempt is made after a failed one, and what failed."""
         self.asked: list[asyncio.Future[None]] = []
         """Those who wait for a rotation that they asked for."""
+        self.on_lost: Callable[[], object] = lambda: None
+        """Told at once when the lease is known to be gone."""
         self._luck = draw()
         self._woken = asyncio.Event()
 
@@ -62,8 +66,13 @@ class Tenure:
 
     @property
     def token(self) -> Token | None:
-        """The token that asked for the lease."""
-        return None if self.lease is None else self.session.token_of(self.lease.token_serial)
+        """The token that asked for the lease; None where it is known no more, which ends the lease too."""
+        if self.lease is None:
+            return None
+        try:
+            return self.session.token_of(self.lease.token_serial)
+        except KeyError:
+            return None
 
     @property
     def horizon(self) -> Instant:
@@ -84,7 +93,7 @@ class Tenure:
         if self.lost is not None:
             return Rotate(now, self.lost)
         if self.asked:
-            return Rotate(now, "asked for")
+            return Rotate(now, ASKED)
         return schedule.next_step(self.lease, self.token, self.session.token, self._luck, self.limits)
 
     @property
@@ -94,6 +103,18 @@ class Tenure:
         if lease is None or self.lost is not None or self.refused_since is not None or lease.capped or not lease.renewable:
             return False
         return self.clock() >= schedule.renew_point(lease.granted_at, lease.ttl, self._luck)
+
+    @property
+    def until_renewal(self) -> float:
+        """Seconds until its renewal is due; 0 or less: now."""
+        lease = self.lease
+        return 0.0 if lease is None else schedule.renew_point(lease.granted_at, lease.ttl, self._luck) - self.clock()
+
+    def lose(self, why: str) -> None:
+        """The lease is known to be gone."""
+        if self.lost is None:
+            self.lost = why
+            self.on_lost()
 
     def note(self, error: BaseException) -> None:
         """Remember a failure until something works."""
@@ -108,13 +129,13 @@ class Tenure:
         self._woken.set()
 
     async def nap(self, seconds: float) -> None:
-        """Sleep, or less if woken."""
+        """Sleep, or less if woken meanwhile."""
+        self._woken.clear()
         try:
             async with asyncio.timeout(seconds):
                 await self._woken.wait()
         except TimeoutError:
             return
-        self._woken.clear()
 
     def retrying(
         self,

@@ -3,46 +3,48 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import threading
+from types import FrameType
 
 
 class Termination:
     """While armed, the first SIGTERM cancels the task that armed it, so that its `async with` blocks are left in order.
 
-    It stands back where the program has a handler of its own (web servers do), outside the main thread, and on systems whose event
-    loop can't handle signals. A second SIGTERM kills at once.
+    It stands back where the program has a handler of its own (web servers do), also one that it installs later, and outside the main
+    thread. A second SIGTERM kills at once, and so does the first if that task has ended already.
     """
 
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[object] | None = None
         self._came = False
+        self._handler = self._handle  # one object, to be known again
 
     def arm(self) -> None:
+        """Call in the task to be cancelled."""
+        self._came = False
         if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
             return
-        loop = asyncio.get_running_loop()
-        try:
-            loop.add_signal_handler(signal.SIGTERM, self._come)
-        except (NotImplementedError, RuntimeError):
-            return
-        self._loop, self._task = loop, asyncio.current_task()
+        # Not by loop.add_signal_handler: whether that is still ours at the end could not be told.
+        signal.signal(signal.SIGTERM, self._handler)
+        self._loop, self._task = asyncio.get_running_loop(), asyncio.current_task()
 
-    def _come(self) -> None:
+    def _handle(self, number: int, _: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        loop, task = self._loop, self._task
+        if loop is None or task is None or task.done() or loop.is_closed():
+            os.kill(os.getpid(), number)
+            return
         self._came = True
-        if self._loop is not None:
-            self._loop.remove_signal_handler(signal.SIGTERM)
-            self._loop = None
-        if self._task is not None:
-            self._task.cancel("SIGTERM")
+        loop.call_soon_threadsafe(task.cancel, "SIGTERM")
 
     def disarm(self) -> bool:
-        """Put the default back; True if a SIGTERM came meanwhile."""
-        if self._loop is not None:
-            self._loop.remove_signal_handler(signal.SIGTERM)
-            self._loop = None
-        self._task = None
+        """Put the default back, if the handler is still ours; True if a SIGTERM came meanwhile."""
+        if self._loop is not None and signal.getsignal(signal.SIGTERM) is self._handler:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        self._loop = self._task = None
         return self._came
 
     @staticmethod

@@ -43,7 +43,7 @@ async def drain(
     start = loop.time()
     await generation.retire()
     cut_off: tuple[str, ...] = ()
-    if not await _idle(generation, max(0.0, (generation.deadline or start) - loop.time())):
+    if not await generation.idle_by_deadline():
         cut_off = tuple(str(borrow) for borrow in borrows())
         overdue(cut_off)
         await _cut_off(generation, borrows)
@@ -52,20 +52,15 @@ async def drain(
     return Drained(generation.number, loop.time() - start, cut_off)
 
 
-async def _idle(generation: Generation[Any], timeout: float) -> bool:
-    if generation.in_use:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(timeout):
-                await generation.until(0)
-    return generation.in_use == 0
-
-
 async def _cut_off(generation: Generation[ACT], borrows: Callable[[], Sequence[Borrow[ACT]]]) -> None:
     running = [b.conn for b in borrows() if b.conn.pgconn.transaction_status == TransactionStatus.ACTIVE]
-    await asyncio.gather(*(conn.cancel_safe(timeout=CUT_GRACE) for conn in running), return_exceptions=True)
-    if not await _idle(generation, CUT_GRACE):
-        for borrow in borrows():
-            _sever(borrow.conn)
+    if running:
+        await asyncio.gather(*(conn.cancel_safe(timeout=CUT_GRACE) for conn in running), return_exceptions=True)
+        with suppress(TimeoutError):  # who was woken by that may still return the connection in order
+            async with asyncio.timeout(CUT_GRACE):
+                await generation.until(generation.in_use - len(running))
+    for borrow in borrows():
+        _sever(borrow.conn)
 
 
 def _sever(conn: psycopg.AsyncConnection[Any]) -> None:

@@ -26,6 +26,7 @@ class Shadow:
         self._sock: socket.socket | None = None
         with suppress(OSError, psycopg.Error):  # closed already
             self._sock = socket.socket(fileno=os.dup(conn.fileno()))
+            self._sock.setblocking(False)  # libpq has it so already; asyncio's debug mode wants to hear it from Python
 
     async def gone(self) -> None:
         """Return when the server has closed its end, or after PATIENCE; at once if the connection is not closed but still in use."""

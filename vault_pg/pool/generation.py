@@ -69,6 +69,8 @@ class Generation(Generic[ACT]):
         self.outgoing = False
         """Replaced: it still serves while it hands over, until it is `retired`."""
         self._waiter: asyncio.Future[None] | None = None
+        self._returns: set[asyncio.Task[None]] = set()
+        self._patience: asyncio.Timeout | None = None
         self.drain: asyncio.Task[Drained] | None = None
         """What ends it, once it is retired."""
         self.emptied = asyncio.Event()
@@ -95,6 +97,22 @@ class Generation(Generic[ACT]):
         """`in_use` has come down by one."""
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
+
+    async def idle_by_deadline(self) -> bool:
+        """Wait for the borrowers, no longer than the deadline as it stands or comes to stand; True if all have returned."""
+        loop = asyncio.get_running_loop()
+        with suppress(TimeoutError):
+            async with asyncio.timeout_at(self.deadline or loop.time()) as self._patience:
+                await self.until(0)
+        self._patience = None
+        return self.in_use == 0
+
+    def hurry(self, deadline: float) -> None:
+        """Let the drain end by `deadline` (loop time), if that is sooner."""
+        if self.deadline is None or deadline < self.deadline:
+            self.deadline = deadline
+            if self._patience is not None:
+                self._patience.reschedule(deadline)
 
     async def until(self, in_use: int) -> None:
         """Return when no more than `in_use` connections are out. One waiter at a time."""
@@ -135,7 +153,12 @@ class Generation(Generic[ACT]):
         pool._min_size = min(self.full_min_size, pool._nconns)
 
     async def grow(self) -> None:
-        """Open one connection more, and serve that many. Raises what the login raises."""
+        """Open one connection more, and serve that many. Raises what the login raises. Cancelled, it still ends in the background."""
+        growing = asyncio.create_task(self._grow(), name=f"{self.pool.name}-grow")
+        growing.add_done_callback(lambda task: task.cancelled() or task.exception())
+        await asyncio.shield(growing)
+
+    async def _grow(self) -> None:
         pool = self.pool
         pool._nconns += 1
         try:
@@ -175,6 +198,16 @@ class Generation(Generic[ACT]):
         self.full_min_size, self.full_max_size = min_size, max_size
         await self.pool.resize(min_size, max_size)
 
+    def return_connection(self, conn: ACT) -> asyncio.Task[None] | None:
+        """Where the pool has a reset hook: run it in the background, as the pool's own workers would, but in sight."""
+        pool = self.pool
+        if pool._reset is None or pool._closed:
+            return None
+        task = asyncio.create_task(pool._return_connection(conn, from_getconn=False), name=f"{pool.name}-reset")
+        self._returns.add(task)
+        task.add_done_callback(self._returns.discard)
+        return task
+
     async def retire(self) -> None:
         """Close what is idle; what is out closes when it comes back; who waits in its queue is told PoolClosed."""
         # A connection that is being opened would be closed unseen by its worker: let it arrive first, and let none follow it.
@@ -185,7 +218,7 @@ class Generation(Generic[ACT]):
                     await asyncio.sleep(0.002)
         shadows = [Shadow(conn) for conn in self.pool._pool]
         await self.pool.close(timeout=RETIRE_GRACE)
-        await asyncio.gather(*(shadow.gone() for shadow in shadows))
+        await asyncio.gather(*(shadow.gone() for shadow in shadows), return_exceptions=True)
         self.emptied.set()
 
     def counters(self) -> Counter[str]:

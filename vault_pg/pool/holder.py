@@ -10,19 +10,20 @@ from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from time import monotonic
-from typing import Any, Literal, TypeVar, TypeVarTuple, Unpack, overload
+from types import TracebackType
+from typing import Any, Literal, TypeVar, TypeVarTuple, overload
 
 from psycopg import Notify, OperationalError
 from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout, TooManyRequests
 from psycopg_pool.abc import ACT
 
-from vault_pg.errors import NoCredential
+from vault_pg.errors import DatabaseError, NoCredential
 from vault_pg.events import DrainOverdue, Event, GenerationClosed, GenerationRetired, Listener
 from vault_pg.pool.checkout import Checkout
 from vault_pg.pool.connector import Connector
 from vault_pg.pool.drain import Replacement, drain
 from vault_pg.pool.farewell import Shadow
-from vault_pg.pool.generation import Borrow, Drained, Generation, Place
+from vault_pg.pool.generation import RETIRE_GRACE, Borrow, Drained, Generation, Place
 from vault_pg.pool.handover import Handover
 from vault_pg.pool.idle import idle_checkout
 from vault_pg.pool.info import ConnectionInfo, count_return, info_of
@@ -49,6 +50,7 @@ class HotSwapPool(AsyncConnectionPool[ACT]):
     It does what psycopg_pool's documentation says of a pool, and keeps doing it across replacements: a checkout that waits goes on
     waiting in the same line, one that holds a connection keeps it until it returns it, and none fails for the swap.
 
+    `managed` means that somebody else ends it, by `finish()`: then `close()` and leaving `async with` do nothing but say so.
     `overlap` is how many server connections the process may hold beyond `max_size` while two pools are alive (default `min_size`, at
     least 1). `drain_timeout` is how many seconds the borrowers of a replaced pool may keep their connections.
     """
@@ -62,6 +64,7 @@ class HotSwapPool(AsyncConnectionPool[ACT]):
         drain_timeout: float = 60.0,
         max_waiting: int | None = None,
         listener: Listener | None = None,
+        managed: bool = False,
     ) -> None:
         super().__init__(
             pool.conninfo,
@@ -82,6 +85,8 @@ class HotSwapPool(AsyncConnectionPool[ACT]):
         self.overlap = max(1, pool.min_size if overlap is None else overlap)
         self.drain_timeout = drain_timeout
         self._listener = listener
+        self._managed = managed
+        self._ending: asyncio.Task[None] | None = None
         self._current = self._adopt(pool, 1)
         self._outgoing: list[Generation[ACT]] = []
         self._borrowed: dict[ACT, tuple[Generation[ACT], float, asyncio.Task[object] | None, Place]] = {}
@@ -136,8 +141,8 @@ class HotSwapPool(AsyncConnectionPool[ACT]):
 
     def run_transaction(
         self,
-        fn: Callable[[ACT, Unpack[ArgTs]], Awaitable[ResultT]],
-        *args: Unpack[ArgTs],
+        fn: Callable[[ACT, *ArgTs], Awaitable[ResultT]],
+        *args: *ArgTs,
         attempts: int | None = None,
         policy: RetryPolicy = DEFAULT,
         timeout: float | None = None,
@@ -190,6 +195,9 @@ class HotSwapPool(AsyncConnectionPool[ACT]):
         self._stats[self._REQUESTS_NUM] += 1
         if self._closed or self._refusal is not None:
             self._check_serving()
+        if self.max_waiting:
+            self._check_waiting()
+        deadline = monotonic() + timeout
         generation = self._current
         try:
             if generation.in_use < generation.cap and not self._line:
@@ -200,10 +208,9 @@ class HotSwapPool(AsyncConnectionPool[ACT]):
                     self._give_back(generation)
                     if not _moved(error, generation):
                         raise
-                    conn, generation = await self._getconn_in_line(timeout, moved=True)
+                    conn, generation = await self._getconn_in_line(deadline, moved=True)
             else:
-                self._check_line()
-                conn, generation = await self._getconn_in_line(timeout)
+                conn, generation = await self._getconn_in_line(deadline)
         except BaseException as error:
             self._stats[self._REQUESTS_ERRORS] += 1
             if isinstance(error, PoolTimeout):
@@ -216,9 +223,8 @@ class HotSwapPool(AsyncConnectionPool[ACT]):
     def _used(self, seconds: float) -> None:
         self._stats[self._USAGE_MS] += int(1000.0 * seconds)
 
-    async def _getconn_in_line(self, timeout: float, *, moved: bool = False) -> tuple[ACT, Generation[ACT]]:
-        """The slower way: wait for a place, then for its connection; once more, at the head, if its pool is retired in between."""
-        deadline = monotonic() + timeout
+    async def _getconn_in_line(self, deadline: float, *, moved: bool = False) -> tuple[ACT, Generation[ACT]]:
+        """The slower way: wait for a place, then for its connection; once more, ahead of others, if its pool is retired in between."""
         while True:
             generation = await self._place(deadline, moved=moved)
             try:
@@ -245,14 +251,15 @@ class HotSwapPool(AsyncConnectionPool[ACT]):
             self._stats[self._REQUESTS_WAIT_MS] += int(1000 * (monotonic() - start))
 
     def _check_serving(self) -> None:
+        self._check_open_getconn()
         if self._refusal is not None:
             raise CheckoutRefused(self._refusal)
-        self._check_open_getconn()
 
-    def _check_line(self) -> None:
+    def _check_waiting(self) -> None:
         """Keep `max_waiting` as psycopg_pool does, but send nobody away for the narrower limits of a swap."""
-        waiting = len(self._line) + self._current.waiting
-        if self.max_waiting and waiting >= self.max_waiting and not self._outgoing:
+        current = self._current
+        waiting = len(self._line) + current.waiting
+        if waiting >= self.max_waiting and not current.available and current.cap >= current.full_max_size:
             self._stats[self._REQUESTS_ERRORS] += 1
             raise TooManyRequests(f"the pool {self.name!r} has already {waiting} requests waiting")
 
@@ -265,12 +272,32 @@ class HotSwapPool(AsyncConnectionPool[ACT]):
         generation = borrowed[0]
         count_return(conn)
         conn._pool = generation.pool
-        leaving = Shadow(conn) if generation.retired and generation in self._outgoing else None
+        if generation.retired:
+            await self._part_with(conn, generation)
+            return
+        returning = generation.return_connection(conn)
+        if returning is not None:  # a reset hook runs on, and the place is taken until it is done
+            returning.add_done_callback(lambda _: self._returned(conn, generation))
+            return
         try:
             await generation.pool.putconn(conn)
         finally:
-            if generation.retired and generation in self._outgoing:
-                self._see_off(leaving or Shadow(conn), generation)
+            self._returned(conn, generation)
+
+    def _returned(self, conn: ACT, generation: Generation[ACT]) -> None:
+        if generation.retired and generation in self._outgoing:
+            self._see_off(Shadow(conn), generation)  # retired meanwhile
+        self._give_back(generation)
+
+    async def _part_with(self, conn: ACT, generation: Generation[ACT]) -> None:
+        """Close a connection of a retired pool, whatever hooks that pool has."""
+        leaving = Shadow(conn) if generation in self._outgoing else None
+        conn._pool = None
+        try:
+            await conn.close()
+        finally:
+            if leaving is not None:
+                self._see_off(leaving, generation)
             self._give_back(generation)
 
     def _see_off(self, leaving: Shadow, generation: Generation[ACT]) -> None:
@@ -319,6 +346,7 @@ class HotSwapPool(AsyncConnectionPool[ACT]):
         *,
         timeout: float = 30.0,
         drain_timeout: float | None = None,
+        deadline: float | None = None,
         prove: Callable[[AsyncConnectionPool[ACT]], Awaitable[object]] | None = None,
     ) -> Replacement:
         """Serve from `pool` from now on and retire the pool served so far.
@@ -326,44 +354,73 @@ class HotSwapPool(AsyncConnectionPool[ACT]):
         A `pool` that is not open yet is opened with as many connections as traffic needs now and the overlap allows, within `timeout`
         seconds; `prove`, if given, then has to return. The call returns when the new pool serves and the idle connections of the old
         one are closed; `Replacement.drained` ends when the last borrower has returned. After `drain_timeout` seconds (default: the
-        holder's) statements still running are cancelled and their connections cut.
+        holder's), and by `deadline` (loop time) at the latest, statements still running are cancelled and their connections cut.
 
         Concurrent calls queue up, each waits for the drain before it: no more than two pools are alive. If opening or the proof fails
         `pool` is closed, nothing else has changed, and the error is raised. Raises PoolClosed on a closed holder.
         """
         if pool is self._current.pool:
             raise ValueError(f"the pool {self.name!r} is served from that pool already")
-        async with self._replacing:
-            start = monotonic()
-            if drain_timeout is None:
-                drain_timeout = self.drain_timeout
-            new = self._adopt(pool, self._current.number + 1)
-            try:
-                await self.drained()
-                self._check_open()
-                handover = self._handover(new, drain_timeout)
-                await handover.warm(timeout)
-                if prove is not None:
-                    await prove(pool)
-                self._check_open()
-            except BaseException:
-                self._make_room()
-                await pool.close()
-                raise
-            old, in_use, seconds = self._current, self._current.in_use, monotonic() - start
-            self._swap(new)
-            ending = old.drain or self._end_generation(old, drain_timeout, handover)  # or retired before there was another
-            self._make_room()
-            await old.emptied.wait()
-            return Replacement(new.number, old.number, in_use, seconds, ending)
+        start = monotonic()
+        new = self._adopt(pool, 0)
+        try:
+            await self._replacing.acquire()
+        except BaseException:
+            await pool.close(RETIRE_GRACE)
+            raise
+        try:
+            return await self._replace(
+                new, start=start, timeout=timeout, drain_timeout=drain_timeout, deadline=deadline, prove=prove
+            )
+        finally:
+            self._replacing.release()
 
-    def _handover(self, new: Generation[ACT], drain_timeout: float) -> Handover[ACT]:
+    async def _replace(
+        self,
+        new: Generation[ACT],
+        *,
+        start: float,
+        timeout: float,
+        drain_timeout: float | None,
+        deadline: float | None,
+        prove: Callable[[AsyncConnectionPool[ACT]], Awaitable[object]] | None,
+    ) -> Replacement:
+        patience = self.drain_timeout if drain_timeout is None else drain_timeout
+        new.number = self._current.number + 1
+        try:
+            await self.drained()
+            self._check_open()
+            handover = self._handover(new, patience, deadline)
+            await handover.warm(timeout)
+            if prove is not None:
+                await prove(new.pool)
+            self._check_open()
+        except BaseException:
+            self._make_room()
+            await new.pool.close(RETIRE_GRACE)
+            raise
+        if deadline is not None:
+            patience = max(0.0, min(patience, deadline - asyncio.get_running_loop().time()))
+        old, in_use, seconds = self._current, self._current.in_use, monotonic() - start
+        self._swap(new)
+        ending = old.drain or self._end_generation(old, patience, handover)  # or it was retired before there was another
+        self._make_room()
+        emptied = asyncio.ensure_future(old.emptied.wait())
+        try:
+            await asyncio.wait([emptied, ending], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            emptied.cancel()
+        return Replacement(new.number, old.number, in_use, seconds, ending)
+
+    def _handover(self, new: Generation[ACT], patience: float, deadline: float | None) -> Handover[ACT]:
+        if deadline is not None:
+            patience = max(0.0, min(patience, deadline - asyncio.get_running_loop().time()))
         return Handover(
             self._current,
             new,
             budget=self._max_size + self.overlap,
             busy=lambda: sum(generation.in_use for generation in self._alive()) + len(self._line),
-            seconds=drain_timeout / 4,
+            seconds=patience / 4,
         )
 
     def _swap(self, new: Generation[ACT]) -> None:
@@ -397,14 +454,16 @@ class HotSwapPool(AsyncConnectionPool[ACT]):
         def overdue(holders: tuple[str, ...]) -> None:
             self._emit(DrainOverdue(database=self.name, generation=number, holders=holders))
 
-        if handover is not None:
+        if handover is not None and not generation.retired:
             await handover.run(self._serve_line)
         generation.retired = True
         self._emit(GenerationRetired(database=self.name, generation=number, in_use=generation.in_use, deadline_seconds=timeout))
         self._make_room()
-        drained = await drain(generation, borrows, overdue)
-        self._outgoing.remove(generation)
-        self._past.update({key: generation.counters()[key] for key in self._inner_counters()})
+        try:
+            drained = await drain(generation, borrows, overdue)
+        finally:
+            self._outgoing.remove(generation)
+            self._past.update({key: generation.counters()[key] for key in self._inner_counters()})
         self._emit(GenerationClosed(database=self.name, generation=number, seconds=drained.seconds))
         if not self._closed:
             self._make_room()
@@ -413,7 +472,10 @@ class HotSwapPool(AsyncConnectionPool[ACT]):
 
     def _emit(self, event: Event) -> None:
         if self._listener is not None:
-            self._listener(event)
+            try:
+                self._listener(event)
+            except Exception:
+                logger.exception("a listener of pool %r failed on %s", self.name, event.name)
         elif isinstance(event, DrainOverdue):
             logger.warning("connections of a replaced pool %r are cut off: %s", self.name, "; ".join(event.holders))
 
@@ -426,8 +488,10 @@ class HotSwapPool(AsyncConnectionPool[ACT]):
         """From now on checkouts fail at once with NoCredential(`reason`), those that wait included, until the next replace."""
         self._refusal = reason
         self._line.fail(lambda: CheckoutRefused(reason))
+        now = asyncio.get_running_loop().time()
         for generation in self._alive():
             generation.retired = True  # a handover under way ends by itself
+            generation.hurry(now)
         if self._current.drain is None:
             self._end_generation(self._current, 0.0)
 
@@ -445,38 +509,59 @@ class HotSwapPool(AsyncConnectionPool[ACT]):
     async def wait(self, timeout: float = 30.0) -> None:
         """Wait for `min_size` connections; after `timeout` seconds close the pool and raise PoolTimeout."""
         self._check_open_getconn()
-        try:
-            await self._current.pool.wait(timeout)
-        except PoolTimeout:
-            await self.close()
-            raise
+        deadline = monotonic() + timeout
+        while True:
+            generation = self._current
+            try:
+                await generation.pool.wait(max(0.0, deadline - monotonic()))
+            except (OperationalError, NoCredential, DatabaseError):
+                if generation is not self._current and not self._closed:
+                    continue  # replaced while we waited
+                if not self._managed:
+                    await self.close()
+                raise
+            return
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc_val: BaseException | None, exc_tb: TracebackType | None
+    ) -> None:
+        await self.close()
 
     async def close(self, timeout: float = 5.0) -> None:
         """Close the pool as psycopg_pool does: who waits fails with PoolClosed, connections that are out close on their return."""
+        if self._managed and not self._closed:
+            logger.info("pool %r is not closed: the LeaseManager that keeps it will", self.name)
+            return
         await self._end(timeout, drain_timeout=None)
 
     async def finish(self, drain_timeout: float) -> None:
         """Take no more checkouts, give borrowers `drain_timeout` seconds, cut off who is left, and close."""
-        await self._end(5.0, drain_timeout=drain_timeout)
+        await self._end(RETIRE_GRACE, drain_timeout=drain_timeout)
 
     async def _end(self, timeout: float, *, drain_timeout: float | None) -> None:
-        if self._closed:
-            return
-        self._closed = True
-        self._line.fail(lambda: PoolClosed(f"the pool {self.name!r} is closed"))
-        drains = [generation.drain for generation in self._outgoing if generation.drain is not None]
-        for task in drains:
-            task.cancel()
-        await asyncio.gather(*drains, return_exceptions=True)
-        alive = [generation for generation in self._alive() if not generation.done]
-        if drain_timeout is None:
-            for generation in alive:
-                generation.outgoing = generation.retired = True
-                await generation.pool.close(timeout)
-        else:
-            for generation in alive:
-                self._end_generation(generation, drain_timeout)
+        """Once begun it goes on to its end, even if the caller is cancelled; who calls again waits for the same end."""
+        if self._ending is None:
+            if self._closed:
+                return
+            self._closed = True
+            self._line.fail(lambda: PoolClosed(f"the pool {self.name!r} is closed"))
+            self._ending = asyncio.create_task(self._end_all(timeout, drain_timeout), name=f"{self.name}-end")
+        await asyncio.shield(self._ending)
+
+    async def _end_all(self, timeout: float, drain_timeout: float | None) -> None:
+        now = asyncio.get_running_loop().time()
+        for generation in self._alive():
+            generation.outgoing = generation.retired = True
+            if drain_timeout is not None:
+                generation.hurry(now + drain_timeout)
+        if self._current.drain is None and drain_timeout is not None:
+            self._end_generation(self._current, drain_timeout)
+        if drain_timeout is not None:
             await self.drained()
+        else:
+            await self._current.pool.close(timeout)
+            for generation in self._outgoing:
+                await generation.pool.close(timeout)
 
     async def resize(self, min_size: int, max_size: int | None = None) -> None:
         """Change the size of the pool; replacing pools keep their own."""

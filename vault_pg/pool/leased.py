@@ -126,7 +126,7 @@ async def _prove(connector: Connector[Any], settings: DatabaseSettings) -> None:
     except BaseException:
         await conn.close()
         raise
-    if settings.configure is None:
+    if settings.configure is None and settings.probe is None:  # else it is not as new: what they set would reach a client
         connector.keep(conn)
     else:
         await conn.close()

@@ -61,6 +61,11 @@ class Notifications(Generic[ItemT]):
             raise error
         raise StopAsyncIteration
 
+    @property
+    def pending(self) -> int:
+        """Items that wait to be fetched."""
+        return self._subscription.pending
+
     async def aclose(self) -> None:
         """Stop listening and give the connection back. What was heard and not fetched can still be fetched."""
         if self._task is None:

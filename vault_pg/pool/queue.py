@@ -20,19 +20,18 @@ class WaitingLine(Generic[T]):
 
     def __init__(self, passed_on: Callable[[T], None]) -> None:
         self._line: deque[asyncio.Future[T]] = deque()
+        self._moved: deque[asyncio.Future[T]] = deque()
         self._passed_on = passed_on
 
     def __len__(self) -> int:
-        return len(self._line)
+        return len(self._moved) + len(self._line)
 
     async def wait(self, timeout: float, *, first: bool = False) -> T:
-        """Wait for a place for `timeout` seconds; TimeoutError after that. `first` goes to the head: it has waited before."""
+        """Wait for a place for `timeout` seconds; TimeoutError after that. Those who are `first` have waited before: they go ahead."""
         loop = asyncio.get_running_loop()
         client: asyncio.Future[T] = loop.create_future()
-        if first:
-            self._line.appendleft(client)
-        else:
-            self._line.append(client)
+        line = self._moved if first else self._line
+        line.append(client)
         alarm = loop.call_later(max(0.0, timeout), _time_out, client)
         try:
             return await client
@@ -40,30 +39,29 @@ class WaitingLine(Generic[T]):
             if client.done() and not client.cancelled() and client.exception() is None:
                 self._passed_on(client.result())  # handed over and cancelled in the same tick
             else:
-                self._drop(client)
+                with suppress(ValueError):
+                    line.remove(client)
             raise
         finally:
             alarm.cancel()
 
-    def _drop(self, client: asyncio.Future[T]) -> None:
-        with suppress(ValueError):
-            self._line.remove(client)
-
     def hand_over(self, place: T) -> bool:
         """Give the place to the first who still waits; False if nobody does."""
-        while self._line:
-            client = self._line.popleft()
-            if not client.done():
-                client.set_result(place)
-                return True
+        for line in (self._moved, self._line):
+            while line:
+                client = line.popleft()
+                if not client.done():
+                    client.set_result(place)
+                    return True
         return False
 
     def fail(self, error: Callable[[], BaseException]) -> None:
         """Send everybody away, each with an error of their own."""
-        while self._line:
-            client = self._line.popleft()
-            if not client.done():
-                client.set_exception(error())
+        for line in (self._moved, self._line):
+            while line:
+                client = line.popleft()
+                if not client.done():
+                    client.set_exception(error())
 
 
 def _time_out(client: asyncio.Future[T]) -> None:

@@ -59,7 +59,7 @@ class CommitInDoubt(CommitOutcomeUnknown, psycopg.OperationalError):
     """CommitOutcomeUnknown as a transaction raises it: psycopg's OperationalError too, as every lost connection."""
 
 
-class Retry(Generic[ACT, T]):
+class Retry(Generic[T, ACT]):
     """One transaction of a holder, run until it is committed or cannot be."""
 
     def __init__(

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic
+from typing import TYPE_CHECKING, Any, Generic
 from uuid import uuid4
 
 import psycopg
@@ -44,10 +44,17 @@ class Gap:
 
 
 class Subscription(Generic[ACT]):
-    """Listens by one borrowed connection after the other and puts what it hears into `items`; END follows the last one."""
+    """Listens by one borrowed connection after the other and puts what it hears into `items`; None follows the last one."""
 
     def __init__(
-        self, holder: HotSwapPool[ACT], channels: Sequence[str], *, gaps: bool, timeout: float | None, heartbeat: float, place: Place
+        self,
+        holder: HotSwapPool[ACT],
+        channels: Sequence[str],
+        *,
+        gaps: bool,
+        timeout: float | None,
+        heartbeat: float,
+        place: Place,
     ) -> None:
         self.items: asyncio.Queue[Notify | Gap | None] = asyncio.Queue()
         self.ready = asyncio.Event()
@@ -59,6 +66,10 @@ class Subscription(Generic[ACT]):
         self._place = place
         self._marks = f"vault_pg_{uuid4().hex}"
         self._ears: list[Ear[ACT]] = []
+
+    @property
+    def pending(self) -> int:
+        return self.items.qsize()
 
     async def run(self) -> None:
         """Listen until cancelled, or until the pool is closed. Raises what the first checkout raises."""
@@ -81,7 +92,7 @@ class Subscription(Generic[ACT]):
         _insist_on_loss(old)
         mark = uuid4().hex
         old.leave_at(mark)
-        new = await self._listen_at_last(mark)
+        new = await self._follow(old, mark)
         await _first(asyncio.ensure_future(old.passed.wait()), old.reader, timeout=MARK_TIMEOUT)
         _insist_on_loss(old)
         if old.lost_at is not None and not old.passed.is_set():
@@ -89,6 +100,19 @@ class Subscription(Generic[ACT]):
         new.deliver(self.items.put_nowait, from_mark=old.passed.is_set())
         await self._leave(old)
         return new
+
+    async def _follow(self, old: Ear[ACT], mark: str) -> Ear[ACT]:
+        """The ear that follows `old`, tried for until there is one. If `old` is lost meanwhile it gives its place back at once."""
+        name = f"{self._holder.name}-listen-{self._channels[0]}"
+        listening = asyncio.create_task(self._listen_at_last(mark), name=name)
+        try:
+            await asyncio.wait({listening, old.reader}, return_when=asyncio.FIRST_COMPLETED)
+            if old.reader.done():
+                await self._leave(old)
+            return await listening
+        finally:
+            listening.cancel()
+            await asyncio.wait({listening})
 
     async def _listen_at_last(self, mark: str) -> Ear[ACT]:
         attempts = AsyncRetrying(
@@ -112,14 +136,13 @@ class Subscription(Generic[ACT]):
         return ear
 
     async def _leave(self, ear: Ear[ACT]) -> None:
-        self._ears.remove(ear)
-        await ear.close()
+        if ear in self._ears:
+            self._ears.remove(ear)
+            await ear.close()
 
     def _missed(self, old: Ear[ACT], seconds: float) -> None:
         cause = type(old.error).__name__
-        event = NotificationsMissed(
-            database=self._holder.name, channels=self._channels, error=cause, seconds=round(seconds, 3)
-        )
+        event = NotificationsMissed(database=self._holder.name, channels=self._channels, error=cause, seconds=round(seconds, 3))
         self._holder._emit(event)
         if self._holder._listener is None:
             logger.warning(
@@ -140,7 +163,7 @@ def _may_pass(error: BaseException) -> bool:
     return isinstance(error, (psycopg.OperationalError, *DEAD)) and not isinstance(error, PoolClosed)
 
 
-async def _first(waiting: asyncio.Future[None], reader: asyncio.Task[None], *, timeout: float | None = None) -> None:
+async def _first(waiting: asyncio.Future[Any], reader: asyncio.Task[None], *, timeout: float | None = None) -> None:
     """Return when either is done, or after `timeout` seconds."""
     try:
         await asyncio.wait({waiting, reader}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)

@@ -65,6 +65,11 @@ class DatabaseSettings(Model):
         Variable("VAULT_PG_MAX_AGE"),
         Field(description="Age at which a credential is replaced even if Vault would renew it, in seconds"),
     ] = None
+    check_interval: Annotated[
+        Seconds | None,
+        Variable("VAULT_PG_CHECK_INTERVAL"),
+        Field(description="A checkout asks the server whether connection and role still live if it has not for so many seconds"),
+    ] = None
     increment: Annotated[
         Seconds | None,
         Variable("VAULT_PG_INCREMENT"),

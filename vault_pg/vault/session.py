@@ -79,6 +79,10 @@ class VaultSession:
         """Tokens before the current one that have not been forgotten."""
         return self._tokens.old
 
+    def is_dead(self, serial: int) -> bool:
+        """The token is known to be dead, or known no more: its leases have ended with it."""
+        return self._tokens.dead(serial) or (serial != self.token.serial and serial not in self._tokens.old)
+
     def add_token_listener(self, listener: TokenListener) -> Callable[[], None]:
         """Call `listener()` on the loop at once when a token is new, renewed or dead; returns what ends that. It must not raise."""
         return self._tokens.add_listener(listener)
