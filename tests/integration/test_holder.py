@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import psycopg
 import pytest
@@ -349,3 +349,123 @@ async def test_a_checkout_inside_a_checkout_on_a_pool_of_one_survives_a_replace(
         await holder.replace(make_pool(max_size=1))
         async with holder.connection(timeout=PATIENCE) as inner:
             assert await backend(inner) != await backend(outer)
+
+
+async def test_it_works_in_debug_mode(make_pool: MakePool) -> None:
+    asyncio.get_running_loop().set_debug(True)
+    async with holding(make_pool()) as holder:
+        for _ in range(2):
+            async with asyncio.timeout(PATIENCE):
+                await (await holder.replace(make_pool())).drained
+
+
+@pytest.mark.parametrize("culprit", ["hook", "listener"])
+async def test_foreign_code_that_fails_wedges_nothing(conninfo: str, make_pool: MakePool, culprit: str) -> None:
+    opened = 0
+
+    async def configure(_: psycopg.AsyncConnection) -> None:
+        nonlocal opened
+        opened += 1
+        if opened > 2:
+            raise ValueError("a bug in the hook")
+
+    def listener(_: Event) -> None:
+        raise ValueError("a bug in the listener")
+
+    async with holding(make_pool(min_size=2, max_size=4), listener=listener if culprit == "listener" else None) as holder:
+        stop = False
+
+        async def client() -> None:
+            while not stop:
+                async with holder.connection() as conn:
+                    await conn.execute("select 1")
+
+        clients = [asyncio.create_task(client()) for _ in range(4)]
+        hook = configure if culprit == "hook" else None
+        async with asyncio.timeout(PATIENCE):
+            with suppress(ValueError):  # while it is warmed, it fails the replace; later, it is the new pool's own affair
+                broken = AsyncConnectionPool(conninfo, min_size=2, max_size=4, open=False, configure=hook)
+                await (await holder.replace(broken, drain_timeout=2.0)).drained
+            await (await holder.replace(make_pool(max_size=4))).drained
+            stop = True
+            await asyncio.gather(*clients)
+        assert holder.get_stats()["generations_alive"] == 1
+        assert holder.get_stats().get("requests_errors", 0) == 0
+
+
+@pytest.mark.parametrize("way", ["close", "finish"])
+@pytest.mark.parametrize("ticks", [0, 1, 2, 3, 5, 8])
+async def test_ending_right_after_a_swap_closes_every_connection(make_pool: MakePool, way: str, ticks: int) -> None:
+    old = make_pool(min_size=2, max_size=2)
+    holder = HotSwapPool(old)
+    await holder.open(wait=True)
+    idle = list(old._pool)
+    replacing = asyncio.create_task(holder.replace(make_pool()))
+    await eventually(lambda: holder.generation == 2)
+    for _ in range(ticks):
+        await asyncio.sleep(0)
+    async with asyncio.timeout(PATIENCE):
+        await (holder.close() if way == "close" else holder.finish(1.0))
+        await asyncio.wait([replacing])
+    await eventually(lambda: all(conn.closed for conn in idle))
+
+
+async def test_a_cancelled_close_still_closes(make_pool: MakePool) -> None:
+    pool = make_pool()
+    holder = HotSwapPool(pool)
+    await holder.open(wait=True)
+    closing = asyncio.create_task(holder.close())
+    await asyncio.sleep(0)
+    closing.cancel()
+    await asyncio.wait([closing])
+    await holder.close()
+    assert pool.closed
+
+
+async def test_a_connection_under_a_slow_reset_hook_is_closed_before_its_generation_counts_as_drained(
+    make_pool: MakePool,
+) -> None:
+    release = asyncio.Event()
+
+    async def reset(_: psycopg.AsyncConnection) -> None:
+        await release.wait()
+
+    async with holding(make_pool(min_size=2, max_size=2, reset=reset)) as holder:
+        conns = [await holder.getconn(), await holder.getconn()]
+        for conn in conns:
+            await holder.putconn(conn)
+        replacing = asyncio.create_task(holder.replace(make_pool()))
+        await eventually(lambda: holder.generation == 2)
+        release.set()
+        await (await replacing).drained
+        assert all(conn.closed for conn in conns)
+
+
+async def test_a_managed_pool_is_closed_by_its_manager_only(make_pool: MakePool) -> None:
+    holder = HotSwapPool(make_pool(), managed=True)
+    async with holder:
+        await holder.wait(PATIENCE)
+    await holder.close()
+    async with holder.connection() as conn:
+        await conn.execute("select 1")
+    await holder.finish(1.0)
+    assert holder.closed
+
+
+async def test_a_replace_cancelled_in_its_queue_closes_its_pool(make_pool: MakePool) -> None:
+    async with holding(make_pool()) as holder:
+        gate = asyncio.Event()
+
+        async def prove(_: AsyncConnectionPool) -> None:
+            await gate.wait()
+
+        first = asyncio.create_task(holder.replace(make_pool(), prove=prove))
+        pool = make_pool()
+        await pool.open(wait=True)
+        second = asyncio.create_task(holder.replace(pool))
+        await asyncio.sleep(0)
+        second.cancel()
+        await asyncio.wait([second])
+        assert pool.closed
+        gate.set()
+        assert (await first).generation == 2

@@ -14,8 +14,9 @@ from vault_pg.events import CredentialExpired
 from vault_pg.manager.ledger import Ledger
 from vault_pg.manager.renewal import Renewal
 from vault_pg.manager.rotation import Rotation
+from vault_pg.manager.suspicion import Suspicion
 from vault_pg.manager.tenure import Tenure
-from vault_pg.pool import HotSwapPool, build
+from vault_pg.pool import HotSwapPool, LeasedPool, build
 from vault_pg.schedule import Hold, Renew, Rotate
 
 MOMENT = 0.001
@@ -34,6 +35,7 @@ class Keeper:
         self.tenure = tenure
         self.ledger = Ledger(tenure)
         self.renewal = Renewal(tenure, self.ledger)
+        self.suspicion = Suspicion(tenure, self.renewal)
         self.rotation: Rotation | None = None
         self.holder: HotSwapPool[AsyncConnection[Any]] | None = None
         self._ended = ended
@@ -67,8 +69,12 @@ class Keeper:
             max_waiting=settings.max_waiting,
             listener=tenure.emit,
             managed=True,
+            doubt=self.suspicion.raise_,
         )
-        self.rotation = Rotation(tenure, self.ledger, self.renewal, self.holder, given_up=self._expire, ended=self._ended)
+        self._watch(pool)
+        self.rotation = Rotation(
+            tenure, self.ledger, self.renewal, self.holder, given_up=self._expire, ended=self._ended, watch=self._watch
+        )
         tenure.adopt(lease)
         tenure.on_lost = self._lost
         self._deaf = tenure.session.add_token_listener(self._token_changed)
@@ -80,9 +86,11 @@ class Keeper:
             raise NotRunning(f"the keeper of {self.name!r} has not been started")
         self._arm()
         while True:
+            if self.suspicion.pending and self.suspicion.due_in <= MOMENT:
+                await self.suspicion.investigate()
             step = self.tenure.next_step()
             if (wait := step.at - self.tenure.clock()) > MOMENT:
-                await self.tenure.nap(wait)
+                await self.tenure.nap(min(wait, self.suspicion.due_in) if self.suspicion.pending else wait)
                 continue
             match step:
                 case Renew():
@@ -119,9 +127,14 @@ class Keeper:
         return self.ledger.token_serials | (set() if lease is None else {lease.token_serial})
 
     def recheck(self) -> None:
-        """The clocks have parted: timers set on the old ones may be late."""
+        """The clocks have parted, so timers may be late and the lease may have ended: ask Vault, assume nothing."""
         self._arm()
-        self.tenure.wake()
+        self.suspicion.raise_()
+
+    def _watch(self, pool: LeasedPool[AsyncConnection[Any]]) -> None:
+        """A login that PostgreSQL refuses makes the credential that serves doubtful."""
+        holder = self.holder
+        pool.connector.on_rejected = lambda: self.suspicion.raise_() if holder is not None and holder.serves(pool) else None
 
     # -- the horizon
 

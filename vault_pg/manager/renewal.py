@@ -44,7 +44,7 @@ class Renewal:
                 with attempt:
                     await self.once()
         except (LeaseIsLost, TokenInvalid) as error:
-            self._lose(error)
+            self.lose(error)
         except VaultPgError as error:
             tenure.note(error)
             if tenure.lease is not None and (out_of_time() or not transient(error)):
@@ -78,18 +78,20 @@ class Renewal:
         try:
             await self.once()
         except (LeaseIsLost, TokenInvalid) as lost:
-            self._lose(lost)
+            self.lose(lost)
         except VaultPgError:
             return  # the rotation's own failure is being told already
         else:
             tenure.last_error, tenure.failed_since, tenure.retry = error, since, retry
 
-    def _lose(self, error: VaultPgError) -> None:
+    def lose(self, error: VaultPgError, *, gone: bool = True) -> None:
+        """The credential is dead; `gone` says that Vault knows the lease no more, so that there is nothing to revoke."""
         tenure = self._tenure
         tenure.note(error)
         tenure.lose("the lease is lost")
         if tenure.lease is not None:
-            self._ledger.lost(tenure.lease)
+            if gone:
+                self._ledger.lost(tenure.lease)
             tenure.tell(LeaseLost, tenure.lease, why=str(error))
 
     def _failed(self, state: RetryCallState) -> None:

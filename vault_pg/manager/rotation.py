@@ -33,6 +33,7 @@ class Rotation:
         *,
         given_up: Callable[[str], object],
         ended: Callable[[], Awaitable[object]],
+        watch: Callable[[LeasedPool[AsyncConnection[Any]]], object],
     ) -> None:
         self.count = 0
         self.under_way = False
@@ -42,6 +43,7 @@ class Rotation:
         self._holder = holder
         self._given_up = given_up
         self._ended = ended
+        self._watch = watch
         self._endings: set[asyncio.Task[None]] = set()
 
     async def run(self, why: str) -> None:
@@ -106,6 +108,7 @@ class Rotation:
             )
         except psycopg.Error as error:
             raise pool.reason(error) from None
+        self._watch(pool)
 
     def _replaced(self, lease: Lease, why: str, start: Instant) -> None:
         tenure = self._tenure

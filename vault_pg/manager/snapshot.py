@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 import os
 from collections.abc import Iterable
@@ -130,8 +129,6 @@ def _pool(keeper: Keeper) -> PoolStatus | None:
 def _draining(keeper: Keeper) -> tuple[DrainStatus, ...]:
     if keeper.holder is None:
         return ()
-    now = asyncio.get_running_loop().time()
     return tuple(
-        DrainStatus(generation=number, in_use=in_use, deadline_in_seconds=max(0.0, deadline - now))
-        for number, in_use, deadline in keeper.holder.draining
+        DrainStatus(generation=number, in_use=in_use, deadline_in_seconds=left) for number, in_use, left in keeper.holder.draining
     )

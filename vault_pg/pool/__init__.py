@@ -3,6 +3,6 @@
 from vault_pg.pool.drain import Replacement
 from vault_pg.pool.generation import Borrow, Drained
 from vault_pg.pool.holder import CheckoutRefused, HotSwapPool
-from vault_pg.pool.leased import LeasedPool, build
+from vault_pg.pool.leased import LeasedPool, build, prove_login
 
-__all__ = ["Borrow", "CheckoutRefused", "Drained", "HotSwapPool", "LeasedPool", "Replacement", "build"]
+__all__ = ["Borrow", "CheckoutRefused", "Drained", "HotSwapPool", "LeasedPool", "Replacement", "build", "prove_login"]

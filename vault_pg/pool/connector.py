@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Any, Generic
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 from psycopg_pool.abc import ACT
 
-from vault_pg.errors import DatabaseError
+from vault_pg.errors import CredentialRejected, DatabaseError
 from vault_pg.lease import Credential
 from vault_pg.pool.faults import login_fault
 
@@ -28,6 +29,8 @@ class Connector(Generic[ACT]):
         self.credential = credential
         self.connection_class = connection_class
         self.last_error: DatabaseError | None = None
+        self.on_rejected: Callable[[], object] = lambda: None
+        """Told when PostgreSQL refuses the credential."""
         self._proven: ACT | None = None
 
     async def connect(self, conninfo: str = "", **kwargs: Any) -> ACT:
@@ -39,6 +42,8 @@ class Connector(Generic[ACT]):
             conn = await self._login(conninfo, kwargs)
         except psycopg.Error as error:
             self.last_error = login_fault(error, self.credential.username, target(conninfo))
+            if isinstance(self.last_error, CredentialRejected):
+                self.on_rejected()
             raise
         self.last_error = None
         return conn

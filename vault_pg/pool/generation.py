@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from time import monotonic
@@ -68,6 +69,7 @@ class Generation(Generic[ACT]):
         """Checkouts that it may serve at once; its pool grows no further."""
         self.outgoing = False
         """Replaced: it still serves while it hands over, until it is `retired`."""
+        self._now: Callable[[], float] = monotonic
         self._waiter: asyncio.Future[None] | None = None
         self._returns: set[asyncio.Task[None]] = set()
         self._patience: asyncio.Timeout | None = None
@@ -107,10 +109,19 @@ class Generation(Generic[ACT]):
         self._patience = None
         return self.in_use == 0
 
+    def set_deadline(self, deadline: float) -> None:
+        self._now = asyncio.get_running_loop().time
+        self.deadline = deadline
+
+    @property
+    def seconds_left(self) -> float:
+        """Until the deadline; 0 where it is over, or there is none."""
+        return 0.0 if self.deadline is None else max(0.0, self.deadline - self._now())
+
     def hurry(self, deadline: float) -> None:
         """Let the drain end by `deadline` (loop time), if that is sooner."""
         if self.deadline is None or deadline < self.deadline:
-            self.deadline = deadline
+            self.set_deadline(deadline)
             if self._patience is not None:
                 self._patience.reschedule(deadline)
 

@@ -50,6 +50,7 @@ class HotSwapPool(AsyncConnectionPool[ACT]):
     It does what psycopg_pool's documentation says of a pool, and keeps doing it across replacements: a checkout that waits goes on
     waiting in the same line, one that holds a connection keeps it until it returns it, and none fails for the swap.
 
+    `doubt` is called when a query fails in a way that makes the credential doubtful.
     `managed` means that somebody else ends it, by `finish()`: then `close()` and leaving `async with` do nothing but say so.
     `overlap` is how many server connections the process may hold beyond `max_size` while two pools are alive (default `min_size`, at
     least 1). `drain_timeout` is how many seconds the borrowers of a replaced pool may keep their connections.
@@ -65,6 +66,7 @@ class HotSwapPool(AsyncConnectionPool[ACT]):
         max_waiting: int | None = None,
         listener: Listener | None = None,
         managed: bool = False,
+        doubt: Callable[[], object] | None = None,
     ) -> None:
         super().__init__(
             pool.conninfo,
@@ -86,6 +88,7 @@ class HotSwapPool(AsyncConnectionPool[ACT]):
         self.drain_timeout = drain_timeout
         self._listener = listener
         self._managed = managed
+        self._doubted = doubt
         self._ending: asyncio.Task[None] | None = None
         self._current = self._adopt(pool, 1)
         self._outgoing: list[Generation[ACT]] = []
@@ -219,6 +222,11 @@ class HotSwapPool(AsyncConnectionPool[ACT]):
         conn._pool = self
         self._borrowed[conn] = (generation, monotonic(), asyncio.current_task(), place)
         return conn
+
+    def _doubt(self, conn: ACT) -> None:
+        """A query failed as it does when the credential is dead."""
+        if self._doubted is not None and self._borrowed[conn][0] is self._current:
+            self._doubted()
 
     def _used(self, seconds: float) -> None:
         self._stats[self._USAGE_MS] += int(1000.0 * seconds)
@@ -438,7 +446,7 @@ class HotSwapPool(AsyncConnectionPool[ACT]):
         """Hand over, if there is somebody to hand over to; retire; drain; close. In the background, whatever becomes of the caller."""
         generation.outgoing = True
         generation.retired = handover is None
-        generation.deadline = asyncio.get_running_loop().time() + drain_timeout
+        generation.set_deadline(asyncio.get_running_loop().time() + drain_timeout)
         if generation not in self._outgoing:
             self._outgoing.append(generation)
         name = f"{self.name}-drain-{generation.number}"
@@ -617,8 +625,8 @@ class HotSwapPool(AsyncConnectionPool[ACT]):
 
     @property
     def draining(self) -> list[tuple[int, int, float]]:
-        """(generation, connections out, loop time of the deadline) of each pool that drains."""
-        return [(g.number, g.in_use, g.deadline or 0.0) for g in self._outgoing]
+        """(generation, connections out, seconds to the deadline) of each pool that drains. May be asked from any thread."""
+        return [(g.number, g.in_use, g.seconds_left) for g in list(self._outgoing)]
 
     def _inner_counters(self) -> tuple[str, ...]:
         return (

@@ -36,7 +36,7 @@ async def _take(holder: HotSwapPool[ACT], place: Place) -> ACT | None:
     """An idle connection that passes the pool's check, if there is one; each is tried once."""
     holder._check_serving()
     for _ in range(sum(generation.available for generation in holder._alive())):
-        if holder._line or (generation := _with_idle(holder)) is None:
+        if (generation := _with_idle(holder)) is None:
             return None
         # No await from the look to the taking: nobody else can have it, and there is nothing to wait for.
         conn = generation.take_idle()
@@ -56,6 +56,7 @@ async def _take(holder: HotSwapPool[ACT], place: Place) -> ACT | None:
 
 
 def _with_idle(holder: HotSwapPool[ACT]) -> Generation[ACT] | None:
+    """A generation that has an idle connection and a place: places are handed to those who wait, so no line is jumped."""
     for generation in holder._alive():
         if generation.available and generation.in_use < generation.cap and not generation.retired:
             return generation

@@ -99,6 +99,13 @@ async def build(
     return pool
 
 
+async def prove_login(credential: Credential, settings: DatabaseSettings) -> None:
+    """One login and `select current_user`, to see whether the credential still works. Raises DatabaseError; leaves no connection."""
+    connector = Connector(credential, settings.connection_class or psycopg.AsyncConnection)
+    await _prove(connector, settings.model_copy(update={"configure": None, "probe": None}))
+    await connector.close()
+
+
 async def _prove(connector: Connector[Any], settings: DatabaseSettings) -> None:
     """One login, shown to work; the pool gets the connection as its first, unless it has to configure it again."""
     try:

@@ -1,0 +1,61 @@
+"""Is the credential that serves still alive? Asked when something makes it doubtful, once for all who doubt."""
+
+from __future__ import annotations
+
+from vault_pg.clock import Instant
+from vault_pg.errors import CredentialRejected, LeaseLost, TokenInvalid, VaultPgError
+from vault_pg.manager.renewal import Renewal
+from vault_pg.manager.tenure import Tenure
+from vault_pg.pool import prove_login
+
+ONCE_IN = 1.0
+"""Seconds between two investigations: a thousand clients that fail at once are one doubt."""
+
+
+class Suspicion:
+    """A suspend, a clock leap, a login that failed, or a query that failed for want of a right or of the role itself.
+
+    Open sessions outlive the role: `SELECT 1` works on them while every table read fails with 42501. But 42501 may be just what it
+    says, so Vault is asked, and then PostgreSQL, before anything is rotated.
+    """
+
+    def __init__(self, tenure: Tenure, renewal: Renewal) -> None:
+        self._tenure = tenure
+        self._renewal = renewal
+        self._pending = False
+        self._asked_at: Instant = float("-inf")
+
+    @property
+    def pending(self) -> bool:
+        return self._pending
+
+    def raise_(self) -> None:
+        """Let the keeper look into it soon."""
+        if not self._pending and self._tenure.lost is None and self._tenure.refused_since is None:
+            self._pending = True
+            self._tenure.wake()
+
+    @property
+    def due_in(self) -> float:
+        """Seconds until it may be looked into."""
+        return max(0.0, self._asked_at + ONCE_IN - self._tenure.clock())
+
+    async def investigate(self) -> None:
+        """Ask Vault whether the lease lives, and PostgreSQL whether the role does; declare it lost if either says no."""
+        tenure, lease = self._tenure, self._tenure.lease
+        self._pending, self._asked_at = False, tenure.clock()
+        if lease is None:
+            return
+        try:
+            await tenure.session.lookup(lease, timeout=tenure.vault_timeout)
+        except (LeaseLost, TokenInvalid) as error:
+            self._renewal.lose(error)
+            return
+        except VaultPgError:
+            pass  # Vault can't tell now, or not this token; PostgreSQL can
+        try:
+            await prove_login(lease.credential, tenure.settings)
+        except CredentialRejected as error:
+            self._renewal.lose(error, gone=False)
+        except VaultPgError:
+            pass  # not the credential's fault
