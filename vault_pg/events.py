@@ -251,6 +251,26 @@ class ManagerStopped(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StartDelayed(Event):
+    """A start failed for a reason that may pass; it is tried again until `start_timeout` is over."""
+
+    name: ClassVar[str] = "manager.start_delayed"
+    level: ClassVar[str] = "warning"
+    error: str
+    retry_in_seconds: float
+    remaining_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeasesLeftBehind(Event):
+    """Leases that could not be revoked on leaving: their roles live until Vault ends them, unless `vault lease revoke` does."""
+
+    name: ClassVar[str] = "manager.leases_left_behind"
+    level: ClassVar[str] = "error"
+    lease_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StatusUnavailable(Event):
     """The status socket could not be opened; everything else works."""
 

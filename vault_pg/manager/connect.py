@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 
 from psycopg import AsyncConnection
 
-from vault_pg.errors import NotRunning
+from vault_pg.errors import NotRunning, SettingsError
 from vault_pg.manager.manager import LeaseManager
 from vault_pg.settings import Settings
 
@@ -20,6 +20,8 @@ async def connect(settings: Settings | None = None, *, name: str = "default") ->
     by nothing: shortly before, it is cut off with a warning. Raises VaultPgError, with nothing left behind.
     """
     settings = Settings() if settings is None else settings
+    if not isinstance(settings, Settings):
+        raise SettingsError(f"connect() takes a Settings, not a {type(settings).__name__}; which database is `name`")
     if name not in settings.databases:
         known = ", ".join(map(repr, settings.databases))
         raise NotRunning(f"the settings have no database {name!r}, only {known}")

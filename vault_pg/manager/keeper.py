@@ -179,7 +179,7 @@ class Keeper:
             return
         tenure.refused_since = now = tenure.clock()
         tenure.last_error = tenure.last_error or why
-        since = wall(now if tenure.failed_since is None else tenure.failed_since, now)
+        since = wall(now, now)
         role = tenure.settings.role
         self.holder.refuse(
             f"no credential for role {role!r} since {since:%H:%M:%S} UTC: {why}; "

@@ -14,15 +14,24 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
 
 from vault_pg import schedule
 from vault_pg.clock import Clock, boottime
-from vault_pg.errors import NotRunning, VaultPgError
-from vault_pg.events import Event, Listener, ManagerStarted, ManagerStopped, StatusUnavailable, TaskDied
+from vault_pg.errors import NotRunning, SettingsError, VaultPgError
+from vault_pg.events import (
+    Event,
+    LeasesLeftBehind,
+    Listener,
+    ManagerStarted,
+    ManagerStopped,
+    StartDelayed,
+    StatusUnavailable,
+    TaskDied,
+)
 from vault_pg.manager import registry
 from vault_pg.manager.endpoint import StatusEndpoint
 from vault_pg.manager.journal import Journal
 from vault_pg.manager.keeper import Keeper
 from vault_pg.manager.snapshot import snapshot
 from vault_pg.manager.status import Status
-from vault_pg.manager.tenure import Tenure, transient
+from vault_pg.manager.tenure import Tenure, failure, transient
 from vault_pg.manager.termination import Termination
 from vault_pg.pool import HotSwapPool
 from vault_pg.settings import Settings
@@ -56,6 +65,8 @@ class LeaseManager:
         shared: bool = True,
     ) -> None:
         self.settings = Settings() if settings is None else settings
+        if not isinstance(self.settings, Settings):
+            raise SettingsError(f"LeaseManager takes a Settings, not a {type(settings).__name__}")
         self._clock = clock
         self._draw = draw
         self._listeners: list[Listener] = [Journal()]
@@ -65,7 +76,7 @@ class LeaseManager:
         self._entered = False
         self._shared = shared
         self._endpoint: StatusEndpoint | None = None
-        self._termination = Termination() if self.settings.handle_sigterm else None
+        self._termination = Termination(self.settings.shutdown_timeout) if self.settings.handle_sigterm else None
         self._started_at: datetime | None = None
         self._stopping = False
 
@@ -195,8 +206,18 @@ class LeaseManager:
         def wait(state: RetryCallState) -> float:
             return min(schedule.backoff(state.attempt_number, self._draw()), max(0.0, deadline - loop.time()))
 
+        def delayed(state: RetryCallState) -> None:
+            self._emit(
+                StartDelayed(
+                    error=str(failure(state)),
+                    retry_in_seconds=round(state.upcoming_sleep, 3),
+                    remaining_seconds=round(max(0.0, deadline - loop.time()), 3),
+                )
+            )
+
         async for trial in AsyncRetrying(
-            retry=retry_if_exception(transient),
+            retry=retry_if_exception(lambda error: transient(error) and not getattr(error, "hopeless", False)),
+            before_sleep=delayed,
             stop=lambda _: loop.time() >= deadline,
             wait=wait,
             sleep=asyncio.sleep,
@@ -303,6 +324,8 @@ class LeaseManager:
                         await endpoint.close()
         names = tuple(keeper.name for keeper in keepers)
         seconds = round(loop.time() - start, 3)
+        if left_behind:
+            self._emit(LeasesLeftBehind(lease_ids=tuple(left_behind)))
         self._emit(ManagerStopped(databases=names, seconds=seconds, left_behind=tuple(left_behind)))
 
     async def _stop_tasks(self) -> None:

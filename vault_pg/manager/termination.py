@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import threading
+from time import monotonic
 from types import FrameType
 
 
@@ -13,10 +14,13 @@ class Termination:
     """While armed, the first SIGTERM cancels the task that armed it, so that its `async with` blocks are left in order.
 
     It stands back where the program has a handler of its own (web servers do), also one that it installs later, and outside the main
-    thread. A second SIGTERM kills at once, and so does the first if that task has ended already.
+    thread. More of them are ignored for `patience` seconds, in which the leaving is done; after that one kills, and at once if that
+    task has ended already.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, patience: float) -> None:
+        self._patience = patience
+        self._came_at = 0.0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[object] | None = None
         self._came = False
@@ -32,12 +36,15 @@ class Termination:
         self._loop, self._task = asyncio.get_running_loop(), asyncio.current_task()
 
     def _handle(self, number: int, _: FrameType | None) -> None:
-        signal.signal(number, signal.SIG_DFL)
         loop, task = self._loop, self._task
-        if loop is None or task is None or task.done() or loop.is_closed():
+        overdue = self._came and monotonic() - self._came_at > self._patience
+        if overdue or loop is None or task is None or task.done() or loop.is_closed():
+            signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
             return
-        self._came = True
+        if self._came:
+            return
+        self._came, self._came_at = True, monotonic()
         loop.call_soon_threadsafe(task.cancel, "SIGTERM")
 
     def disarm(self) -> bool:
