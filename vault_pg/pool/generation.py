@@ -7,7 +7,8 @@ AsyncConnectionPool, and tests pin what is used.
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
+import sys
+from collections import Counter, deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,8 +16,9 @@ from time import monotonic
 from types import CodeType
 from typing import Generic, TypeAlias
 
-from psycopg_pool import AsyncConnectionPool
+from psycopg_pool import AsyncConnectionPool, AsyncNullConnectionPool, PoolClosed
 from psycopg_pool.abc import ACT
+from psycopg_pool.pool_async import WaitingClient
 
 from vault_pg.pool.farewell import Shadow
 
@@ -51,6 +53,17 @@ class Borrow(Generic[ACT]):
         return f"{self.task} at {self.where} for {monotonic() - self.since:.1f} s"
 
 
+class TurnedAway(deque[WaitingClient[ACT]]):
+    """The queue of a pool that is closed: who comes is sent away at once.
+
+    A client whose connection failed its check comes back to a pool's queue after a pause, and psycopg_pool does not look whether the
+    pool was closed meanwhile: it would wait there until its time-out.
+    """
+
+    def append(self, client: WaitingClient[ACT]) -> None:
+        client.error = PoolClosed("the pool is closed")
+
+
 class Generation(Generic[ACT]):
     """A pool, its number, and the count of its connections that are out.
 
@@ -65,7 +78,9 @@ class Generation(Generic[ACT]):
         self.deadline: float | None = None
         """Loop time at which its drain ends by force."""
         self.full_min_size, self.full_max_size = pool.min_size, pool.max_size
-        self.cap = pool.max_size
+        self.queues_itself = isinstance(pool, AsyncNullConnectionPool)
+        """A null pool keeps a connection only for who waits in its own queue, so that is where clients have to wait."""
+        self.cap = sys.maxsize if self.queues_itself else pool.max_size
         """Checkouts that it may serve at once; its pool grows no further."""
         self.outgoing = False
         """Replaced: it still serves while it hands over, until it is `retired`."""
@@ -153,12 +168,16 @@ class Generation(Generic[ACT]):
         return conn
 
     def limit(self, cap: int) -> None:
-        self.cap = self.pool._max_size = max(1, min(cap, self.full_max_size))
+        narrowed = max(1, min(cap, self.full_max_size))
+        if not self.queues_itself:
+            self.cap = self.pool._max_size = narrowed
+        elif self.full_max_size:
+            self.pool._max_size = narrowed
 
     async def open(self, size: int, timeout: float) -> None:
         """Open the pool with `size` connections, whatever its min_size; return when it has them. Closed for good if it can't."""
         pool = self.pool
-        if pool.closed and not pool._opened:
+        if pool.closed and not pool._opened and not self.queues_itself:
             pool._min_size = pool._nconns = pool._nconns_min = size
         await pool.open(wait=True, timeout=timeout)
         pool._min_size = min(self.full_min_size, pool._nconns)
@@ -212,7 +231,7 @@ class Generation(Generic[ACT]):
     def return_connection(self, conn: ACT) -> asyncio.Task[None] | None:
         """Where the pool has a reset hook: run it in the background, as the pool's own workers would, but in sight."""
         pool = self.pool
-        if pool._reset is None or pool._closed:
+        if pool._reset is None or pool._closed or self.queues_itself:
             return None
         task = asyncio.create_task(pool._return_connection(conn, from_getconn=False), name=f"{pool.name}-reset")
         self._returns.add(task)
@@ -229,6 +248,11 @@ class Generation(Generic[ACT]):
                     await asyncio.sleep(0.002)
         shadows = [Shadow(conn) for conn in self.pool._pool]
         await self.pool.close(timeout=RETIRE_GRACE)
+        late, self.pool._waiting = self.pool._waiting, TurnedAway[ACT]()
+        for client in late:
+            await client.fail(PoolClosed("the pool is closed"))
+        if (filled := self.pool._pool_full_event) is not None:
+            filled.set()  # whoever waits for it to be filled has another pool to look at
         await asyncio.gather(*(shadow.gone() for shadow in shadows), return_exceptions=True)
         self.emptied.set()
 

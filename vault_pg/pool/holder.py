@@ -11,7 +11,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from time import monotonic
 from types import TracebackType
-from typing import Any, Literal, TypeVar, TypeVarTuple, overload
+from typing import Any, Literal, Self, TypeVar, TypeVarTuple, overload
 
 from psycopg import Notify, OperationalError
 from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout, TooManyRequests
@@ -68,6 +68,9 @@ class HotSwapPool(AsyncConnectionPool[ACT]):
         managed: bool = False,
         doubt: Callable[[], object] | None = None,
     ) -> None:
+        if max_waiting is None:
+            max_waiting = pool.max_waiting
+        self._current = self._adopt(pool, 1)
         super().__init__(
             pool.conninfo,
             connection_class=_class_of(pool),
@@ -78,7 +81,7 @@ class HotSwapPool(AsyncConnectionPool[ACT]):
             name=name or pool.name,
             close_returns=pool.close_returns,
             timeout=pool.timeout,
-            max_waiting=pool.max_waiting if max_waiting is None else max_waiting,
+            max_waiting=max_waiting,
             max_lifetime=pool.max_lifetime,
             max_idle=pool.max_idle,
             reconnect_timeout=pool.reconnect_timeout,
@@ -90,7 +93,6 @@ class HotSwapPool(AsyncConnectionPool[ACT]):
         self._managed = managed
         self._doubted = doubt
         self._ending: asyncio.Task[None] | None = None
-        self._current = self._adopt(pool, 1)
         self._outgoing: list[Generation[ACT]] = []
         self._borrowed: dict[ACT, tuple[Generation[ACT], float, asyncio.Task[object] | None, Place]] = {}
         self._line = WaitingLine[Generation[ACT]](self._give_back)
@@ -100,11 +102,18 @@ class HotSwapPool(AsyncConnectionPool[ACT]):
         self._closed = pool.closed
         self._opened = not pool.closed
 
-    @staticmethod
-    def _adopt(pool: AsyncConnectionPool[ACT], number: int) -> Generation[ACT]:
+    def _check_size(self, min_size: int, max_size: int | None) -> tuple[int, int]:
+        return self._current.pool._check_size(min_size, max_size)  # a null pool has rules of its own
+
+    def _adopt(self, pool: AsyncConnectionPool[ACT], number: int) -> Generation[ACT]:
         if isinstance(pool, HotSwapPool):
             raise TypeError("a HotSwapPool can't stand behind another one")
         pool.max_waiting = 0  # the line stands in front of the holder, which keeps the limit
+        tell: Callable[[Any], Any] | None = pool._reconnect_failed
+        if tell is not None:
+            pool._reconnect_failed = lambda _: tell(self)  # the hook is told of the pool that its user knows
+        if number != 1:
+            pool._open_implicit = False  # replace() opens it, so psycopg_pool need not warn
         return Generation(pool, number)
 
     # -- checkout and return
@@ -514,6 +523,11 @@ class HotSwapPool(AsyncConnectionPool[ACT]):
         if wait:
             await self.wait(timeout)
 
+    async def __aenter__(self) -> Self:
+        self._current.pool._open_implicit = False  # opened here and now, so psycopg_pool need not warn
+        await self.open()
+        return self
+
     async def wait(self, timeout: float = 30.0) -> None:
         """Wait for `min_size` connections; after `timeout` seconds close the pool and raise PoolTimeout."""
         self._check_open_getconn()
@@ -528,7 +542,9 @@ class HotSwapPool(AsyncConnectionPool[ACT]):
                 if not self._managed:
                     await self.close()
                 raise
-            return
+            if not generation.retired:
+                return
+            self._check_serving()  # replaced while we waited, or refused
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc_val: BaseException | None, exc_tb: TracebackType | None
@@ -630,6 +646,7 @@ class HotSwapPool(AsyncConnectionPool[ACT]):
 
     def _inner_counters(self) -> tuple[str, ...]:
         return (
+            self._REQUESTS_QUEUED, self._REQUESTS_WAIT_MS,
             self._CONNECTIONS_NUM, self._CONNECTIONS_MS, self._CONNECTIONS_ERRORS, self._CONNECTIONS_LOST, self._RETURNS_BAD,
         )  # fmt: skip
 
