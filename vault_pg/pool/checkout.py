@@ -13,7 +13,7 @@ from psycopg_pool.abc import ACT
 from vault_pg.pool.generation import Place
 
 if TYPE_CHECKING:
-    from vault_pg.pool.holder import HotSwapPool
+    from vault_pg.pool.serving import Serving
 
 
 DOUBTFUL = (InsufficientPrivilege, UndefinedObject)
@@ -28,7 +28,7 @@ class Checkout(AbstractAsyncContextManager[ACT, None], Generic[ACT]):
 
     __slots__ = ("_conn", "_holder", "_place", "_start", "_timeout")
 
-    def __init__(self, holder: HotSwapPool[ACT], timeout: float | None, place: Place) -> None:
+    def __init__(self, holder: Serving[ACT], timeout: float | None, place: Place) -> None:
         self._holder = holder
         self._timeout = timeout
         self._place = place

@@ -1,0 +1,326 @@
+"""Serving clients: the checkout side of a HotSwapPool, whichever generations stand behind it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from collections import Counter
+from collections.abc import Callable
+from time import monotonic
+from typing import Any
+
+from psycopg import OperationalError
+from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout, TooManyRequests
+from psycopg_pool.abc import ACT
+
+from vault_pg.errors import NoCredential
+from vault_pg.events import Listener
+from vault_pg.pool.checkout import Checkout
+from vault_pg.pool.connector import Connector
+from vault_pg.pool.farewell import Shadow
+from vault_pg.pool.generation import Borrow, Generation, Place
+from vault_pg.pool.info import count_return
+from vault_pg.pool.queue import WaitingLine
+
+logger = logging.getLogger("vault_pg.pool")
+
+
+class CheckoutRefused(NoCredential, OperationalError):
+    """NoCredential as a checkout raises it: psycopg's OperationalError too, which code written for psycopg_pool expects."""
+
+
+class Serving(AsyncConnectionPool[ACT]):
+    """Checkouts, returns, the line in front, and the count of it all."""
+
+    def __init__(
+        self,
+        pool: AsyncConnectionPool[ACT],
+        *,
+        name: str | None = None,
+        overlap: int | None = None,
+        drain_timeout: float = 60.0,
+        max_waiting: int | None = None,
+        listener: Listener | None = None,
+        managed: bool = False,
+        doubt: Callable[[], object] | None = None,
+    ) -> None:
+        if max_waiting is None:
+            max_waiting = pool.max_waiting
+        self._current = self._adopt(pool, 1)
+        super().__init__(
+            pool.conninfo,
+            connection_class=class_of(pool),
+            kwargs=pool.kwargs,
+            min_size=pool.min_size,
+            max_size=pool.max_size,
+            open=False,
+            name=name or pool.name,
+            close_returns=pool.close_returns,
+            timeout=pool.timeout,
+            max_waiting=max_waiting,
+            max_lifetime=pool.max_lifetime,
+            max_idle=pool.max_idle,
+            reconnect_timeout=pool.reconnect_timeout,
+            num_workers=pool.num_workers,
+        )
+        self.overlap = max(1, pool.min_size if overlap is None else overlap)
+        self.drain_timeout = drain_timeout
+        self._listener = listener
+        self._managed = managed
+        self._doubted = doubt
+        self._ending: asyncio.Task[None] | None = None
+        self._outgoing: list[Generation[ACT]] = []
+        self._borrowed: dict[ACT, tuple[Generation[ACT], float, asyncio.Task[object] | None, Place]] = {}
+        self._line = WaitingLine[Generation[ACT]](self._give_back)
+        self._refusal: str | None = None
+        self._replacing = asyncio.Lock()
+        self._past = Counter[str]()
+        self._closed = pool.closed
+        self._opened = not pool.closed
+
+    def _check_size(self, min_size: int, max_size: int | None) -> tuple[int, int]:
+        return self._current.pool._check_size(min_size, max_size)  # a null pool has rules of its own
+
+    def _adopt(self, pool: AsyncConnectionPool[ACT], number: int) -> Generation[ACT]:
+        if isinstance(pool, Serving):
+            raise TypeError("a HotSwapPool can't stand behind another one")
+        pool.max_waiting = 0  # the line stands in front of the holder, which keeps the limit
+        tell: Callable[[Any], Any] | None = pool._reconnect_failed
+        if tell is not None:
+            pool._reconnect_failed = lambda _: tell(self)  # the hook is told of the pool that its user knows
+        if number != 1:
+            pool._open_implicit = False  # replace() opens it, so psycopg_pool need not warn
+        return Generation(pool, number)
+
+    # -- checkout and return
+
+    async def getconn(self, timeout: float | None = None) -> ACT:
+        """Obtain a connection; pair it with `putconn()`, or use `connection()`, which does.
+
+        Raises PoolTimeout after `timeout` seconds (default: the pool's), TooManyRequests, PoolClosed, and NoCredential at once while
+        no credential works.
+        """
+        frame = sys._getframe(1)
+        return await self._borrow(timeout, (frame.f_code, frame.f_lineno))
+
+    def connection(self, timeout: float | None = None) -> Checkout[ACT]:  # type: ignore[override] # no generator behind it
+        """Obtain a connection for a block: on exit commit, or roll back on an error, and return it. Raises as `getconn()` does."""
+        frame = sys._getframe(1)
+        return Checkout(self, timeout, (frame.f_code, frame.f_lineno))
+
+    async def _borrow(self, timeout: float | None, place: Place) -> ACT:
+        if timeout is None:
+            timeout = self.timeout
+        self._stats[self._REQUESTS_NUM] += 1
+        if self._closed or self._refusal is not None:
+            self._check_serving()
+        if self.max_waiting:
+            self._check_waiting()
+        deadline = monotonic() + timeout
+        generation = self._current
+        try:
+            if generation.in_use < generation.cap and not self._line:
+                generation.in_use += 1
+                try:
+                    conn = await generation.pool.getconn(timeout)
+                except BaseException as error:
+                    self._give_back(generation)
+                    if not _moved(error, generation):
+                        raise
+                    conn, generation = await self._getconn_in_line(deadline, moved=True)
+            else:
+                conn, generation = await self._getconn_in_line(deadline)
+        except BaseException as error:
+            self._stats[self._REQUESTS_ERRORS] += 1
+            if isinstance(error, PoolTimeout):
+                raise PoolTimeout(f"couldn't get a connection after {timeout:.2f} sec") from None
+            raise
+        conn._pool = self
+        self._borrowed[conn] = (generation, monotonic(), asyncio.current_task(), place)
+        return conn
+
+    def _doubt(self, conn: ACT) -> None:
+        """A query failed as it does when the credential is dead."""
+        if self._doubted is not None and self._borrowed[conn][0] is self._current:
+            self._doubted()
+
+    def _used(self, seconds: float) -> None:
+        self._stats[self._USAGE_MS] += int(1000.0 * seconds)
+
+    async def _getconn_in_line(self, deadline: float, *, moved: bool = False) -> tuple[ACT, Generation[ACT]]:
+        """The slower way: wait for a place, then for its connection; once more, ahead of others, if its pool is retired in between."""
+        while True:
+            generation = await self._place(deadline, moved=moved)
+            try:
+                return await generation.pool.getconn(deadline - monotonic()), generation
+            except BaseException as error:
+                self._give_back(generation)
+                if not _moved(error, generation):
+                    raise
+                moved = True
+
+    async def _place(self, deadline: float, *, moved: bool) -> Generation[ACT]:
+        """A generation with room for one more checkout, already counted for the caller."""
+        self._check_serving()
+        if (moved or not self._line) and (generation := self._vacancy()) is not None:
+            generation.in_use += 1
+            return generation
+        start = monotonic()
+        self._stats[self._REQUESTS_QUEUED] += 1
+        try:
+            return await self._line.wait(deadline - start, first=moved)
+        except TimeoutError:
+            raise PoolTimeout from None
+        finally:
+            self._stats[self._REQUESTS_WAIT_MS] += int(1000 * (monotonic() - start))
+
+    def _check_serving(self) -> None:
+        self._check_open_getconn()
+        if self._refusal is not None:
+            raise CheckoutRefused(self._refusal)
+
+    def _check_waiting(self) -> None:
+        """Keep `max_waiting` as psycopg_pool does, but send nobody away for the narrower limits of a swap."""
+        current = self._current
+        waiting = len(self._line) + current.waiting
+        if waiting >= self.max_waiting and not current.available and current.cap >= current.full_max_size:
+            self._stats[self._REQUESTS_ERRORS] += 1
+            raise TooManyRequests(f"the pool {self.name!r} has already {waiting} requests waiting")
+
+    async def putconn(self, conn: ACT) -> None:
+        """Return a connection to the pool that it came from, even if that pool has been replaced since."""
+        borrowed = self._borrowed.pop(conn, None)
+        if borrowed is None:
+            self._check_pool_putconn(conn)
+            raise ValueError(f"can't return connection to pool {self.name!r}, it has been returned already: {conn}")
+        generation = borrowed[0]
+        count_return(conn)
+        conn._pool = generation.pool
+        if generation.retired:
+            await self._part_with(conn, generation)
+            return
+        returning = generation.return_connection(conn)
+        if returning is not None:  # a reset hook runs on, and the place is taken until it is done
+            returning.add_done_callback(lambda _: self._returned(conn, generation))
+            return
+        try:
+            await generation.pool.putconn(conn)
+        finally:
+            self._returned(conn, generation)
+
+    def _returned(self, conn: ACT, generation: Generation[ACT]) -> None:
+        if generation.retired and generation in self._outgoing:
+            self._see_off(Shadow(conn), generation)  # retired meanwhile
+        self._give_back(generation)
+
+    async def _part_with(self, conn: ACT, generation: Generation[ACT]) -> None:
+        """Close a connection of a retired pool, whatever hooks that pool has."""
+        leaving = Shadow(conn) if generation in self._outgoing else None
+        conn._pool = None
+        try:
+            await conn.close()
+        finally:
+            if leaving is not None:
+                self._see_off(leaving, generation)
+            self._give_back(generation)
+
+    def _see_off(self, leaving: Shadow, generation: Generation[ACT]) -> None:
+        """The slot of a connection that closed on its return is free when the server says so."""
+        task = asyncio.create_task(leaving.gone(), name=f"{self.name}-farewell")
+        generation.leaving.add(task)
+
+        def left(task: asyncio.Task[None]) -> None:
+            generation.leaving.discard(task)
+            self._make_room()
+
+        task.add_done_callback(left)
+
+    def _give_back(self, generation: Generation[ACT]) -> None:
+        generation.in_use -= 1
+        if generation.outgoing:
+            generation.came_down()
+            self._make_room()
+        elif self._line:
+            self._serve_line()
+
+    def _make_room(self) -> None:
+        """Let the current pool grow by what the retired ones have given up: never more than `max_size + overlap` in all."""
+        if all(generation.retired for generation in self._outgoing):  # else a handover says what may grow
+            self._current.limit(self._max_size + self.overlap - sum(generation.size for generation in self._outgoing))
+        self._serve_line()
+
+    def _vacancy(self) -> Generation[ACT] | None:
+        """A generation that may serve one more: the current one, or one that is handing over to it."""
+        for generation in (self._current, *self._outgoing):
+            if generation.in_use < generation.cap and not generation.retired:
+                return generation
+        return None
+
+    def _serve_line(self) -> None:
+        while self._line and (generation := self._vacancy()) is not None:
+            generation.in_use += 1
+            if not self._line.hand_over(generation):
+                generation.in_use -= 1
+
+    # -- what it tells
+
+    @property
+    def borrowers(self) -> list[Borrow[ACT]]:
+        """Who holds which connection, since when."""
+        return [
+            Borrow(conn, generation, since, task.get_name() if task else "no task", f"{code.co_filename}:{line}")
+            for conn, (generation, since, task, (code, line)) in self._borrowed.items()
+        ]
+
+    @property
+    def in_use(self) -> int:
+        """Connections of the serving pool that are out."""
+        return self._current.in_use
+
+    def _inner_counters(self) -> tuple[str, ...]:
+        return (
+            self._REQUESTS_QUEUED, self._REQUESTS_WAIT_MS,
+            self._CONNECTIONS_NUM, self._CONNECTIONS_MS, self._CONNECTIONS_ERRORS, self._CONNECTIONS_LOST, self._RETURNS_BAD,
+        )  # fmt: skip
+
+    def _alive(self) -> list[Generation[ACT]]:
+        return [self._current, *(g for g in self._outgoing if g is not self._current)]
+
+    def get_stats(self) -> dict[str, int]:
+        """psycopg_pool's statistics, counted on across generations, and `generation`, `generations_alive`, `pool_draining`."""
+        stats = Counter(self._stats)
+        stats.update(self._past)
+        for generation in self._alive():
+            stats.update({key: generation.counters()[key] for key in self._inner_counters()})
+        return dict(stats) | self._get_measures()
+
+    def pop_stats(self) -> dict[str, int]:
+        """As `get_stats()`; the counters start anew."""
+        stats = self.get_stats()
+        self._stats, self._past = Counter(), Counter()
+        for generation in self._alive():
+            generation.pop_counters()
+        return stats
+
+    def _get_measures(self) -> dict[str, int]:
+        return {
+            self._POOL_MIN: self._min_size,
+            self._POOL_MAX: self._max_size,
+            self._POOL_SIZE: self._current.size,
+            self._POOL_AVAILABLE: self._current.available,
+            self._REQUESTS_WAITING: len(self._line) + self._current.waiting,
+            "generation": self._current.number,
+            "generations_alive": len(self._alive()),
+            "pool_draining": sum(g.in_use for g in self._outgoing if g is not self._current),
+        }
+
+
+def class_of(pool: AsyncConnectionPool[ACT]) -> type[ACT]:
+    connector = pool.connection_class
+    return connector.connection_class if isinstance(connector, Connector) else connector
+
+
+def _moved(error: BaseException, generation: Generation[ACT]) -> bool:
+    """The pool was closed because it was replaced, not because somebody closed it."""
+    return isinstance(error, PoolClosed) and generation.retired

@@ -1,0 +1,287 @@
+"""Succession: how one generation follows another behind a HotSwapPool, and how the last one ends."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from time import monotonic
+from types import TracebackType
+from typing import Self
+
+from psycopg import OperationalError
+from psycopg_pool import AsyncConnectionPool, PoolClosed
+from psycopg_pool.abc import ACT
+
+from vault_pg.errors import DatabaseError, NoCredential
+from vault_pg.events import DrainOverdue, Event, GenerationClosed, GenerationRetired
+from vault_pg.pool.drain import Replacement, drain
+from vault_pg.pool.generation import RETIRE_GRACE, Borrow, Drained, Generation
+from vault_pg.pool.handover import Handover
+from vault_pg.pool.serving import CheckoutRefused, Serving, class_of
+
+logger = logging.getLogger("vault_pg.pool")
+
+
+class Succession(Serving[ACT]):
+    """Replacing, draining, refusing and closing."""
+
+    async def replace(
+        self,
+        pool: AsyncConnectionPool[ACT],
+        *,
+        timeout: float = 30.0,
+        drain_timeout: float | None = None,
+        deadline: float | None = None,
+        prove: Callable[[AsyncConnectionPool[ACT]], Awaitable[object]] | None = None,
+    ) -> Replacement:
+        """Serve from `pool` from now on and retire the pool served so far.
+
+        A `pool` that is not open yet is opened with as many connections as traffic needs now and the overlap allows, within `timeout`
+        seconds; `prove`, if given, then has to return. The call returns when the new pool serves and the idle connections of the old
+        one are closed; `Replacement.drained` ends when the last borrower has returned. After `drain_timeout` seconds (default: the
+        holder's), and by `deadline` (loop time) at the latest, statements still running are cancelled and their connections cut.
+
+        Concurrent calls queue up, each waits for the drain before it: no more than two pools are alive. If opening or the proof fails
+        `pool` is closed, nothing else has changed, and the error is raised. Raises PoolClosed on a closed holder.
+        """
+        if pool is self._current.pool:
+            raise ValueError(f"the pool {self.name!r} is served from that pool already")
+        start = monotonic()
+        new = self._adopt(pool, 0)
+        try:
+            await self._replacing.acquire()
+        except BaseException:
+            await pool.close(RETIRE_GRACE)
+            raise
+        try:
+            return await self._replace(
+                new, start=start, timeout=timeout, drain_timeout=drain_timeout, deadline=deadline, prove=prove
+            )
+        finally:
+            self._replacing.release()
+
+    async def _replace(
+        self,
+        new: Generation[ACT],
+        *,
+        start: float,
+        timeout: float,
+        drain_timeout: float | None,
+        deadline: float | None,
+        prove: Callable[[AsyncConnectionPool[ACT]], Awaitable[object]] | None,
+    ) -> Replacement:
+        patience = self.drain_timeout if drain_timeout is None else drain_timeout
+        new.number = self._current.number + 1
+        try:
+            await self.drained()
+            self._check_open()
+            handover = self._handover(new, patience, deadline)
+            await handover.warm(timeout)
+            if prove is not None:
+                await prove(new.pool)
+            self._check_open()
+        except BaseException:
+            self._make_room()
+            await new.pool.close(RETIRE_GRACE)
+            raise
+        if deadline is not None:
+            patience = max(0.0, min(patience, deadline - asyncio.get_running_loop().time()))
+        old, in_use, seconds = self._current, self._current.in_use, monotonic() - start
+        self._swap(new)
+        ending = old.drain or self._end_generation(old, patience, handover)  # or it was retired before there was another
+        self._make_room()
+        emptied = asyncio.ensure_future(old.emptied.wait())
+        try:
+            await asyncio.wait([emptied, ending], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            emptied.cancel()
+        return Replacement(new.number, old.number, in_use, seconds, ending)
+
+    def _handover(self, new: Generation[ACT], patience: float, deadline: float | None) -> Handover[ACT]:
+        if deadline is not None:
+            patience = max(0.0, min(patience, deadline - asyncio.get_running_loop().time()))
+        return Handover(
+            self._current,
+            new,
+            budget=self._max_size + self.overlap,
+            busy=lambda: sum(generation.in_use for generation in self._alive()) + len(self._line),
+            seconds=patience / 4,
+        )
+
+    def _swap(self, new: Generation[ACT]) -> None:
+        """From here on checkouts go to the new generation first. No await: nobody sees half a swap."""
+        pool = new.pool
+        self._current = new
+        self._min_size, self._max_size = new.full_min_size, new.full_max_size
+        self.max_lifetime, self.max_idle = pool.max_lifetime, pool.max_idle
+        self.conninfo, self.kwargs, self.connection_class = pool.conninfo, pool.kwargs, class_of(pool)
+        self._closed, self._opened, self._refusal = False, True, None
+
+    def _end_generation(
+        self, generation: Generation[ACT], drain_timeout: float, handover: Handover[ACT] | None = None
+    ) -> asyncio.Task[Drained]:
+        """Hand over, if there is somebody to hand over to; retire; drain; close. In the background, whatever becomes of the caller."""
+        generation.outgoing = True
+        generation.retired = handover is None
+        generation.set_deadline(asyncio.get_running_loop().time() + drain_timeout)
+        if generation not in self._outgoing:
+            self._outgoing.append(generation)
+        name = f"{self.name}-drain-{generation.number}"
+        generation.drain = asyncio.create_task(self._drain(generation, drain_timeout, handover), name=name)
+        return generation.drain
+
+    async def _drain(self, generation: Generation[ACT], timeout: float, handover: Handover[ACT] | None) -> Drained:
+        number = generation.number
+
+        def borrows() -> list[Borrow[ACT]]:
+            return [borrow for borrow in self.borrowers if borrow.generation is generation]
+
+        def overdue(holders: tuple[str, ...]) -> None:
+            self._emit(DrainOverdue(database=self.name, generation=number, holders=holders))
+
+        if handover is not None and not generation.retired:
+            await handover.run(self._serve_line)
+        generation.retired = True
+        self._emit(GenerationRetired(database=self.name, generation=number, in_use=generation.in_use, deadline_seconds=timeout))
+        self._make_room()
+        try:
+            drained = await drain(generation, borrows, overdue)
+        finally:
+            self._outgoing.remove(generation)
+            self._past.update({key: generation.counters()[key] for key in self._inner_counters()})
+        self._emit(GenerationClosed(database=self.name, generation=number, seconds=drained.seconds))
+        if not self._closed:
+            self._make_room()
+            await self._current.widen()
+        return drained
+
+    def _emit(self, event: Event) -> None:
+        if self._listener is not None:
+            try:
+                self._listener(event)
+            except Exception:
+                logger.exception("a listener of pool %r failed on %s", self.name, event.name)
+        elif isinstance(event, DrainOverdue):
+            logger.warning("connections of a replaced pool %r are cut off: %s", self.name, "; ".join(event.holders))
+
+    async def drained(self) -> None:
+        """Wait until no replaced pool is left."""
+        if drains := [generation.drain for generation in self._outgoing if generation.drain is not None]:
+            await asyncio.wait(drains)
+
+    def refuse(self, reason: str) -> None:
+        """From now on checkouts fail at once with NoCredential(`reason`), those that wait included, until the next replace."""
+        self._refusal = reason
+        self._line.fail(lambda: CheckoutRefused(reason))
+        now = asyncio.get_running_loop().time()
+        for generation in self._alive():
+            generation.retired = True  # a handover under way ends by itself
+            generation.hurry(now)
+        if self._current.drain is None:
+            self._end_generation(self._current, 0.0)
+
+    # -- the rest of a pool's life
+
+    async def open(self, wait: bool = False, timeout: float = 30.0) -> None:
+        """Open the pool; with `wait`, return when `min_size` connections are ready, or raise PoolTimeout after `timeout` seconds."""
+        if self._closed:
+            self._check_open()
+            await self._current.pool.open()
+            self._closed, self._opened = False, True
+        if wait:
+            await self.wait(timeout)
+
+    async def __aenter__(self) -> Self:
+        self._current.pool._open_implicit = False  # opened here and now, so psycopg_pool need not warn
+        await self.open()
+        return self
+
+    async def wait(self, timeout: float = 30.0) -> None:
+        """Wait for `min_size` connections; after `timeout` seconds close the pool and raise PoolTimeout."""
+        self._check_open_getconn()
+        deadline = monotonic() + timeout
+        while True:
+            generation = self._current
+            try:
+                await generation.pool.wait(max(0.0, deadline - monotonic()))
+            except (OperationalError, NoCredential, DatabaseError):
+                if generation is not self._current and not self._closed:
+                    continue  # replaced while we waited
+                if not self._managed:
+                    await self.close()
+                raise
+            if not generation.retired:
+                return
+            self._check_serving()  # replaced while we waited, or refused
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc_val: BaseException | None, exc_tb: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self, timeout: float = 5.0) -> None:
+        """Close the pool as psycopg_pool does: who waits fails with PoolClosed, connections that are out close on their return."""
+        if self._managed and not self._closed:
+            logger.info("pool %r is not closed: the LeaseManager that keeps it will", self.name)
+            return
+        await self._end(timeout, drain_timeout=None)
+
+    async def finish(self, drain_timeout: float) -> None:
+        """Take no more checkouts, give borrowers `drain_timeout` seconds, cut off who is left, and close."""
+        await self._end(RETIRE_GRACE, drain_timeout=drain_timeout)
+
+    async def _end(self, timeout: float, *, drain_timeout: float | None) -> None:
+        """Once begun it goes on to its end, even if the caller is cancelled; who calls again waits for the same end."""
+        if self._ending is None:
+            if self._closed:
+                return
+            self._closed = True
+            self._line.fail(lambda: PoolClosed(f"the pool {self.name!r} is closed"))
+            self._ending = asyncio.create_task(self._end_all(timeout, drain_timeout), name=f"{self.name}-end")
+        await asyncio.shield(self._ending)
+
+    async def _end_all(self, timeout: float, drain_timeout: float | None) -> None:
+        now = asyncio.get_running_loop().time()
+        for generation in self._alive():
+            generation.outgoing = generation.retired = True
+            if drain_timeout is not None:
+                generation.hurry(now + drain_timeout)
+        if self._current.drain is None and drain_timeout is not None:
+            self._end_generation(self._current, drain_timeout)
+        if drain_timeout is not None:
+            await self.drained()
+        else:
+            await self._current.pool.close(timeout)
+            for generation in self._outgoing:
+                await generation.pool.close(timeout)
+
+    async def resize(self, min_size: int, max_size: int | None = None) -> None:
+        """Change the size of the pool; replacing pools keep their own."""
+        self._min_size, self._max_size = self._check_size(min_size, max_size)
+        await self._current.resize(self._min_size, self._max_size)
+        self._make_room()
+
+    async def check(self) -> None:
+        """Verify the idle connections; replace the broken ones."""
+        await self._current.pool.check()
+
+    async def drain(self) -> None:
+        """Replace every connection of the current pool by a new one with the same credential."""
+        await self._current.pool.drain()
+
+    # -- what it tells
+
+    @property
+    def generation(self) -> int:
+        """The number of the pool that serves, from 1."""
+        return self._current.number
+
+    def serves(self, pool: AsyncConnectionPool[ACT]) -> bool:
+        """Checkouts go to `pool` now. Tells how far a cancelled `replace` had come: it has done everything, or nothing."""
+        return pool is self._current.pool
+
+    @property
+    def draining(self) -> list[tuple[int, int, float]]:
+        """(generation, connections out, seconds to the deadline) of each pool that drains. May be asked from any thread."""
+        return [(g.number, g.in_use, g.seconds_left) for g in list(self._outgoing)]
