@@ -31,7 +31,7 @@ class MemoryConnection(psycopg.AsyncConnection[Any]):
 
     @classmethod
     async def connect(cls, _conninfo: str = "", **kwargs: Any) -> Self:  # type: ignore[override] # no options of libpq's
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(cls.server.latency)
         if cls.server.failure is not None:
             raise cls.server.failure
         conn = cls(cast("PGconn", _PGconn()))
@@ -60,6 +60,8 @@ class MemoryPostgres:
         self.open: list[MemoryConnection] = []
         self.executed: list[tuple[str, str]] = []
         self.failure: psycopg.Error | None = None
+        self.latency = 0.01
+        """Seconds that a login takes."""
         self.connection_class: Any = type("Connection", (MemoryConnection,), {"server": self})
 
     @property

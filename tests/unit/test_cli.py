@@ -15,6 +15,7 @@ from rich.console import Console
 from vault_pg.cli.bar import bar, share, spark
 from vault_pg.cli.demo_view import LiveView, PlainView
 from vault_pg.cli.event_words import describe
+from vault_pg.cli.glyphs import adapt
 from vault_pg.cli.load import Meter, drive, percentile
 from vault_pg.cli.record import Record
 from vault_pg.cli.status_view import lines, table
@@ -32,6 +33,7 @@ from vault_pg.events import (
 )
 from vault_pg.manager.reader import Survey
 from vault_pg.manager.status import (
+    Action,
     DatabaseStatus,
     DrainStatus,
     LeaseStatus,
@@ -181,9 +183,8 @@ def test_a_spark_is_as_high_as_its_share_of_the_highest() -> None:
 
 def test_the_table_of_a_healthy_manager() -> None:
     assert rendered(survey_of(serving())) == (
-        "\n"
-        "● healthy  pid 7, up 3 h 5 min; Vault https://vault:8200 answers, token 28 min\n"
-        "left\n"
+        "● healthy  pid 7, up 3 h 5 min\n"
+        "  Vault https://vault:8200 answers, token 28 min left\n"
         "\n"
         "  default  role database/app  serving  2 rotations\n"
         "    lease       ██████████████████░░░░░░  45 min of 1 h\n"
@@ -208,6 +209,38 @@ def test_an_error_is_shown_in_full_however_narrow_the_terminal() -> None:
     shown = rendered(survey_of(serving(error=error)), width=50)
 
     assert error in " ".join(shown.split())
+
+
+@pytest.mark.parametrize(
+    ("action", "seconds", "words"),
+    [("retry", 0.0, "trying now: Vault is away"), ("renew", 0.04, "renew now: Vault"), ("retry", 0.1, "retry in 0.1 s: Vault")],
+)
+def test_a_step_whose_time_has_come_is_under_way(action: Action, seconds: float, words: str) -> None:
+    step = NextStep(action=action, in_seconds=seconds, why="Vault is away")
+
+    assert f"    next        {words}" in rendered(survey_of(serving().model_copy(update={"next": step})))
+
+
+def test_managers_are_kept_apart() -> None:
+    found = survey_of(serving())
+    shown = rendered(Survey(Report(managers=found.report.managers * 2), (99,))).split("\n")
+
+    heads = [number for number, line in enumerate(shown) if line.startswith("●")]
+    assert heads[0] == 0
+    assert len(heads) == 3
+    assert all(shown[number - 1] == "" for number in heads[1:])
+
+
+def test_a_terminal_without_our_glyphs_gets_plain_ones() -> None:
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    adapt(stream)
+    Console(file=stream, width=80).print(table(survey_of(serving())))
+    stream.flush()
+
+    assert isinstance(stream.buffer, io.BytesIO)
+    written = stream.buffer.getvalue().decode("ascii")
+    assert "* healthy  pid 7" in written
+    assert "##################......  45 min of 1 h" in written
 
 
 def test_a_process_without_an_answer_is_shown() -> None:

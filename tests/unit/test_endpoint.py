@@ -252,20 +252,40 @@ async def test_a_forked_child_leaves_the_socket_of_its_parent(directory: Path) -
         assert await asyncio.to_thread(read_all, directory) == [STATUS]
 
 
-def test_a_directory_open_to_others_is_closed_to_them(directory: Path) -> None:
+@pytest.mark.parametrize("open_to", [0o1777, 0o750, 0o705, 0o701])
+def test_a_directory_open_to_others_is_refused_and_left_as_it_is(directory: Path, open_to: int) -> None:
     directory.mkdir()
-    directory.chmod(0o777)
+    directory.chmod(open_to)
+    sentence = (
+        f"status directory {directory} is open to other users (mode {open_to:04o}): set VAULT_PG_RUNTIME_DIR to a directory of its "
+        "own (one that does not exist is made), or chmod 700 this one if nothing else uses it"
+    )
 
-    start(directory)
+    for use in (start, read_all):
+        with pytest.raises(EndpointError) as caught:
+            use(directory)
+        assert str(caught.value) == sentence
 
-    assert mode(directory) == 0o700
+    assert mode(directory) == open_to
+    assert names(directory) == []
+
+
+def test_neither_is_the_default_directory_changed(environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    environment.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    (tmp_path / "vault-pg").mkdir()
+    (tmp_path / "vault-pg").chmod(0o755)
+
+    with pytest.raises(EndpointError, match=r"\(mode 0755\)"):
+        runtime_dir()
+
+    assert mode(tmp_path / "vault-pg") == 0o755
 
 
 def test_a_link_in_place_of_the_directory_is_refused(directory: Path, tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     directory.symlink_to(tmp_path / "elsewhere")
 
-    with pytest.raises(EndpointError, match=r"is a symbolic link; remove it, or set VAULT_PG_RUNTIME_DIR"):
+    with pytest.raises(EndpointError, match="is a symbolic link: set VAULT_PG_RUNTIME_DIR"):
         start(directory)
     with pytest.raises(EndpointError, match="symbolic link"):
         read_all(directory)
@@ -285,8 +305,18 @@ def test_a_directory_of_another_user_is_refused(directory: Path, monkeypatch: py
 def test_a_file_in_place_of_the_directory_is_refused(directory: Path) -> None:
     directory.write_text("")
 
-    with pytest.raises(EndpointError, match=r"status directory .* could not be opened or made"):
-        start(directory)
+    for use in (start, read_all):
+        with pytest.raises(EndpointError, match=f"status directory {directory} is no directory: set VAULT_PG_RUNTIME_DIR"):
+            use(directory)
+
+
+@pytest.mark.parametrize("where", ["/proc/vault-pg", "/proc/1/vault-pg/deep"])
+def test_a_directory_that_cannot_be_made_says_why_and_asks_nobody_to_remove_anything(where: str) -> None:
+    with pytest.raises(EndpointError, match=f"status directory {where} cannot be made: .+: set VAULT_PG_RUNTIME_DIR") as caught:
+        start(Path(where))
+
+    assert "remove" not in str(caught.value)
+    assert read_all(Path(where)) == []
 
 
 def test_the_chosen_directory_comes_first(environment: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -320,6 +320,66 @@ async def test_leases_that_vault_will_not_revoke_do_not_pile_up() -> None:
         assert len(w.leases.alive) == 1
 
 
+async def test_rotations_by_hand_leave_no_debt_that_delays_the_next_one() -> None:
+    async with world(ttl=60, max_ttl=86_400) as w:
+        for _ in range(25):
+            await w.keeper.rotate()
+        w.leases.ends.clear()
+        await asyncio.sleep(46)
+        lost = w.of(LeaseLost)[0]
+        assert w.events.index(w.of(LeaseRotated)[-1]) > w.events.index(lost)
+        assert not w.of(CredentialExpired)
+
+
+async def test_a_lease_is_renewed_beside_a_rotation_that_takes_longer_than_its_ttl() -> None:
+    async with world(ttl=4, max_ttl=86_400) as w:
+        w.postgres.latency = 10.0
+        asked = asyncio.create_task(w.keeper.rotate())
+        for _ in range(40):
+            await asyncio.sleep(0.2)
+            assert await w.serves() in {"v-app-1", "v-app-2"}
+        await asked
+        assert await w.serves() == "v-app-2"
+        assert [event.username for event in w.of(LeaseRenewed)].count("v-app-1") >= 2
+        assert not w.of(CredentialExpired)
+
+
+async def test_retry_after_does_not_outlast_a_short_lease() -> None:
+    async with world(ttl=3, max_ttl=86_400) as w:
+        mend = w.down(RENEW, reply=Refusal(429, "quota", retry_after="20"))
+        await asyncio.sleep(2.3)
+        mend()
+        await asyncio.sleep(20)
+        assert w.of(RenewalFailed)
+        assert not w.of(CredentialExpired)
+
+
+async def test_a_lost_credential_is_refused_if_its_replacement_takes_long() -> None:
+    async with world(ttl=60, max_ttl=86_400) as w:
+        w.postgres.latency = 10.0
+        w.leases.ends.clear()
+        await asyncio.sleep(50)
+        assert w.of(LeaseLost)
+        assert w.keeper.holder is not None
+        if not w.of(LeaseRotated):
+            with pytest.raises(errors.NoCredential):
+                await w.keeper.holder.getconn(timeout=1)
+        await asyncio.sleep(30)
+        assert await w.serves() == "v-app-2"
+
+
+async def test_a_failed_rotation_by_hand_is_told_once_and_not_repeated() -> None:
+    async with world(ttl=3600, max_ttl=86_400) as w:
+        mend = w.down(ISSUE)
+        with pytest.raises(errors.VaultUnavailable):
+            await w.keeper.rotate()
+        asked = len(w.vault.times(ISSUE))
+        await asyncio.sleep(60)
+        assert len(w.vault.times(ISSUE)) == asked
+        assert [event.retry_in_seconds for event in w.of(RotationFailed)] == [None]
+        mend()
+
+
 async def test_stopping_in_the_middle_of_a_rotation_leaves_nothing() -> None:
     for stage in (0.0, 0.005, 0.012, 0.03, 0.06):
         async with world(ttl=3600, max_ttl=86_400) as w:

@@ -116,9 +116,13 @@ def test_every_variable_reaches_its_setting(env: Env, tmp_path: Path) -> None:
         VAULT_PG_MAX_LIFETIME="6",
         VAULT_PG_MAX_IDLE="7",
         VAULT_PG_MAX_AGE="8h",
+        VAULT_PG_CHECK_INTERVAL="19",
         VAULT_PG_INCREMENT="9",
         VAULT_PG_DRAIN_TIMEOUT="10",
         VAULT_PG_BUILD_TIMEOUT="11",
+        VAULT_PG_CLOSE_RETURNS="1",
+        VAULT_PG_RECONNECT_TIMEOUT="20",
+        VAULT_PG_NUM_WORKERS="21",
         VAULT_PG_START_TIMEOUT="12",
         VAULT_PG_SHUTDOWN_TIMEOUT="13",
         VAULT_PG_HANDLE_SIGTERM="0",
@@ -151,9 +155,13 @@ def test_every_variable_reaches_its_setting(env: Env, tmp_path: Path) -> None:
                 max_lifetime=6,
                 max_idle=7,
                 max_age=8 * 3600,
+                check_interval=19,
                 increment=9,
                 drain_timeout=10,
                 build_timeout=11,
+                close_returns=True,
+                reconnect_timeout=20,
+                num_workers=21,
             ).model_dump()
         },
         "start_timeout": 12.0,
@@ -195,6 +203,20 @@ def test_default_set_by_hand_is_stronger_than_the_environment(env: Env) -> None:
     settings = Settings(vault=VaultSettings(namespace=None), databases={"default": DatabaseSettings(role="app", min_size=4)})
     assert settings.databases["default"].min_size == 4
     assert settings.vault.namespace is None
+
+
+def test_a_small_max_size_alone_is_enough(env: Env) -> None:
+    env(VAULT_TOKEN=SECRET, VAULT_PG_ROLE="app", VAULT_PG_MAX_SIZE="2")
+    assert Settings().databases["default"].min_size == 2
+    small = DatabaseSettings(role="app", max_size=3)
+    assert Settings(databases={"default": small}).databases["default"].min_size == 3
+    env(VAULT_PG_MIN_SIZE="1")
+    assert Settings(databases={"default": small}).databases["default"].min_size == 1
+    env(VAULT_PG_MIN_SIZE="3")
+    (mistake,) = mistakes()
+    assert mistake.startswith(
+        "environment variable VAULT_PG_MAX_SIZE is 2, less than environment variable VAULT_PG_MIN_SIZE, 3: "
+    )
 
 
 def test_environment_adds_no_database_to_those_given(env: Env, toml: Callable[[str], Path]) -> None:

@@ -49,9 +49,13 @@ def test_defaults_of_a_database() -> None:
         "max_lifetime": 3600.0,
         "max_idle": 600.0,
         "max_age": None,
+        "check_interval": None,
         "increment": None,
         "drain_timeout": 60.0,
         "build_timeout": 30.0,
+        "close_returns": False,
+        "reconnect_timeout": 300.0,
+        "num_workers": 3,
         "kwargs": {},
         "connection_class": None,
         "configure": None,
@@ -95,17 +99,32 @@ def test_every_mistake_of_a_model_is_told_at_once() -> None:
 def test_max_size_below_min_size() -> None:
     (mistake,) = database(min_size=5, max_size=3)
     assert mistake.startswith("argument max_size of DatabaseSettings is 3, less than argument min_size of DatabaseSettings, 5: ")
-    assert database(max_size=3) == (
-        "argument max_size of DatabaseSettings is 3, less than min_size (default), 4: raise max_size or lower min_size",
-    )
     assert database(min_size=11) == (
         "max_size (default) is 10, less than argument min_size of DatabaseSettings, 11: raise max_size or lower min_size",
     )
     assert DatabaseSettings(role="app", min_size=3, max_size=3).max_size == 3
 
 
+@pytest.mark.parametrize(("size", "least"), [(1, 1), ("2", 2), (3.0, 3), (4, 4), (5, 4)])
+def test_a_min_size_that_nobody_gave_gives_way_to_max_size(size: object, least: int) -> None:
+    made = DatabaseSettings.model_validate({"role": "app", "max_size": size})
+    assert (made.min_size, made.overlap) == (least, least)
+    assert "min_size" not in made.model_fields_set
+
+
 @pytest.mark.parametrize(
-    "name", ["timeout", "max_lifetime", "max_idle", "max_age", "increment", "drain_timeout", "build_timeout"]
+    "name",
+    [
+        "timeout",
+        "max_lifetime",
+        "max_idle",
+        "max_age",
+        "check_interval",
+        "increment",
+        "drain_timeout",
+        "build_timeout",
+        "reconnect_timeout",
+    ],
 )
 @pytest.mark.parametrize("value", [0, -1.5, float("nan"), float("inf"), "0s"])
 def test_durations_are_positive_and_finite(name: str, value: object) -> None:
@@ -127,7 +146,7 @@ def test_other_texts_are_no_durations(text: str) -> None:
     assert len(mistakes(VaultSettings, timeout=text)) == 1
 
 
-@pytest.mark.parametrize("name", ["max_size", "overlap"])
+@pytest.mark.parametrize("name", ["max_size", "overlap", "num_workers"])
 def test_sizes_of_at_least_one(name: str) -> None:
     assert database(min_size=0, **{name: 0}) == (f"argument {name} of DatabaseSettings is 0: give 1 or more",)
 

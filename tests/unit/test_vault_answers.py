@@ -20,7 +20,7 @@ from vault_pg.errors import (
     VaultSealed,
     VaultUnavailable,
 )
-from vault_pg.vault.answers import Question, origin, refusal
+from vault_pg.vault.answers import Question, late, nonsense, origin, refusal
 
 DENIED = "1 error occurred:\n\t* permission denied\n\n"
 NO_DATABASE = "dial tcp 127.0.0.1:55432: connect: connection refused"
@@ -164,10 +164,48 @@ def test_a_missing_right_names_path_capability_and_policy_line() -> None:
     denied = ask("GET", "database/creds/app", 403, DENIED)
     assert isinstance(denied, PermissionDenied)
     assert denied.capability == "read"
+    assert str(denied) == (
+        "Vault at https://vault.example.com:8200 does not allow this token to read database/creds/app: if role and mount are right "
+        '(VAULT_PG_ROLE, VAULT_PG_MOUNT), its policy needs path "database/creds/app" { capabilities = ["read"] }'
+    )
+    assert "VAULT_PG_ROLE" not in str(error)
 
 
 def test_an_unknown_role_is_named_with_its_mount() -> None:
     assert "no role 'nothere' at team/db/" in str(ask("GET", "team/db/creds/nothere", 400, "unknown role: nothere"))
+
+
+def test_only_what_no_waiting_can_mend_is_hopeless() -> None:
+    wrong_scheme = ask("GET", "auth/token/lookup-self", 400, "Client sent an HTTP request to an HTTPS server")
+    assert isinstance(wrong_scheme, VaultUnavailable)
+    assert wrong_scheme.hopeless
+    for status in (307, 412, 429, 472, 473, 500, 501, 502, 503):
+        error = ask("GET", "database/creds/app", status)
+        assert isinstance(error, VaultUnavailable)
+        assert not error.hopeless
+
+
+def test_a_path_in_the_address_is_doubted_first() -> None:
+    question = Question("https://vault:8200/ui", "GET", "auth/token/lookup-self")
+    assert (
+        str(nonsense(question))
+        == "Vault at https://vault:8200 answered nonsense to auth/token/lookup-self: is /ui in VAULT_ADDR right?"
+    )
+
+
+@pytest.mark.parametrize(
+    ("timeout", "words"),
+    [
+        (None, "in time"),
+        (10.0, "within 10 s"),
+        (9.98, "within 10 s"),
+        (0.2, "within the 0.2 s that were left for it"),
+        (4.0, "within the 4 s that were left for it"),
+    ],
+)
+def test_a_time_out_says_when_it_was_cut_short(timeout: float | None, words: str) -> None:
+    question = Question("https://vault:8200", "PUT", "sys/leases/renew")
+    assert str(late(question, timeout, 10.0)) == f"Vault at https://vault:8200 did not answer sys/leases/renew {words}"
 
 
 def test_sealed_says_how_to_unseal() -> None:
