@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from time import monotonic
@@ -32,7 +33,7 @@ def checked(seconds: float, *, also: Check | None = None) -> Check:
 
     async def check(conn: psycopg.AsyncConnection[Any]) -> None:
         now = monotonic()
-        if now - asked.get(conn, conn._created_at) >= seconds:
+        if now - asked.get(conn, getattr(conn, "_created_at", -math.inf)) >= seconds:
             await ask(conn)
             asked[conn] = now
         if also is not None:

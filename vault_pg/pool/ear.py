@@ -51,7 +51,7 @@ class Ear(Generic[ACT]):
         self._mark = mark
         await self.conn.set_autocommit(True)
         await self.conn.execute(self._each("LISTEN {}"), prepare=False)
-        await self.conn.execute("select pg_notify(%s, %s)", [self._marks, mark], prepare=False)
+        await self.conn.execute(sql.SQL("NOTIFY {}, {}").format(sql.Identifier(self._marks), sql.Literal(mark)), prepare=False)
         self.reader = asyncio.create_task(self._read(), name=f"{self._holder.name}-listen")
         self.reader.add_done_callback(self._note_loss)
 
