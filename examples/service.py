@@ -8,7 +8,9 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from vault_pg import LeaseManager, VaultPgError, get_pool
+from psycopg import OperationalError
+
+from vault_pg import LeaseManager, NoCredential, VaultPgError, get_pool
 
 
 @asynccontextmanager
@@ -28,7 +30,11 @@ async def take_order(item: str) -> str:
 async def main() -> None:
     async with lifespan():
         while True:  # until SIGTERM, which leaves `lifespan` in order
-            print(await take_order("coffee"), flush=True)
+            try:
+                print(await take_order("coffee"), flush=True)
+            except (NoCredential, OperationalError) as error:
+                # Vault or PostgreSQL is away. A web service answers 503 here; the pool serves again as soon as they do.
+                print(f"503: {error}", file=sys.stderr, flush=True)
             await asyncio.sleep(1)
 
 

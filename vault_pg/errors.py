@@ -68,13 +68,17 @@ class VaultError(VaultPgError):
 
 
 class VaultUnavailable(VaultError):
-    """Vault cannot answer now. `retry_after` (seconds) is Vault's own wish, where it told one."""
+    """Vault cannot answer now. `retry_after` (seconds) is Vault's own wish, where it told one.
+
+    `hopeless`: nothing but a changed setting helps (what was asked is no Vault, speaks no TLS, ...), so a start need not wait for it.
+    """
 
     transient = True
 
-    def __init__(self, message: str, *, retry_after: float | None = None) -> None:
+    def __init__(self, message: str, *, retry_after: float | None = None, hopeless: bool = False) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+        self.hopeless = hopeless
 
 
 class VaultSealed(VaultUnavailable):

@@ -150,6 +150,14 @@ def test_help_loads_nothing_that_is_slow() -> None:
     assert not loaded & {"hvac", "psycopg", "psycopg_pool", "requests", "structlog", "pydantic", "tenacity"}
 
 
+def test_help_shows_the_name_to_install_and_the_exit_codes() -> None:
+    assert "vault_pg[dev]" in vault_pg("dev", "--help").stdout
+    shown = " ".join(vault_pg("status", "--help").stdout.split())
+    assert all(
+        code in shown for code in ("0 healthy", "1 degraded", "2 critical", "3 nothing", "4 nobody", "64 wrong usage", "70 a")
+    )
+
+
 def test_version() -> None:
     assert vault_pg("--version").stdout == f"vault-pg {__version__}\n"
 
@@ -192,6 +200,15 @@ def test_status_shows_every_manager_and_the_worst_decides(runtime: Path) -> None
     assert "renew in 13 min: 0.55 of the TTL" in done.stdout
 
 
+def test_status_where_the_terminal_has_no_unicode(runtime: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    with serving(runtime, snapshot()):
+        done = vault_pg("status")
+
+    assert (done.stderr, done.returncode) == ("", 0)
+    assert done.stdout.startswith("* healthy  pid ")
+
+
 def test_status_names_a_process_that_does_not_answer(runtime: Path) -> None:
     runtime.mkdir(mode=0o700)
     with socket.socket(socket.AF_UNIX) as hung:
@@ -211,8 +228,8 @@ def test_status_refuses_a_directory_that_cannot_be_trusted(runtime: Path) -> Non
 
     assert done.returncode == 4
     assert done.stderr == (
-        f"vault-pg: status directory {runtime} is a symbolic link; "
-        "remove it, or set VAULT_PG_RUNTIME_DIR to a directory of your own\n"
+        f"vault-pg: status directory {runtime} is a symbolic link: "
+        "set VAULT_PG_RUNTIME_DIR to a directory of its own (one that does not exist is made)\n"
     )
 
 
@@ -257,7 +274,7 @@ def test_an_unexpected_error_shows_neither_its_text_nor_a_traceback() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=LONG)
 
-    assert (done.returncode, done.stdout) == (1, "")
+    assert (done.returncode, done.stdout) == (os.EX_SOFTWARE, "")
     assert done.stderr.startswith("vault-pg: unexpected ValueError at __main__:4;")
     assert "hunter2" not in done.stderr
     assert len(done.stderr.splitlines()) == 1
@@ -267,15 +284,18 @@ def test_an_unexpected_error_shows_neither_its_text_nor_a_traceback() -> None:
 def test_a_max_ttl_below_the_ttl_is_refused(command: str) -> None:
     done = vault_pg(command, "--ttl", "10", "--max-ttl", "5")
 
-    assert (done.returncode, done.stdout) == (1, "")
+    assert (done.returncode, done.stdout) == (os.EX_USAGE, "")
     assert done.stderr == "vault-pg: --max-ttl 5 is less than --ttl 10: raise --max-ttl or lower --ttl\n"
 
 
-@pytest.mark.parametrize("arguments", [["demo", "--clients", "0"], ["demo", "--ttl", "x"], ["dev", "--port", "70000"], ["nope"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [["demo", "--clients", "0"], ["demo", "--ttl", "x"], ["dev", "--port", "70000"], ["nope"], ["status", "--watch", "soon"]],
+)
 def test_bad_options_are_usage_errors(arguments: list[str]) -> None:
     done = vault_pg(*arguments)
 
-    assert (done.returncode, done.stdout) == (2, "")
+    assert (done.returncode, done.stdout) == (os.EX_USAGE, "")
     assert "Traceback" not in done.stderr
 
 

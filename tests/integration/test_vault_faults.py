@@ -187,6 +187,25 @@ def test_an_answer_that_is_none(talk: Talk, said: str) -> None:
         assert said in unavailable(address)
 
 
+@pytest.mark.parametrize(
+    ("talk", "hopeless"),
+    [
+        (answer("200 OK", b"<html>Please log in</html>"), True),
+        (answer("404 Not Found", b"404 page not found"), True),
+        (answer("400 Bad Request", b"Client sent an HTTP request to an HTTPS server.\n"), True),
+        (answer("200 OK"), False),
+        (answer("502 Bad Gateway", b"<html>nginx</html>"), False),
+        (reset, False),
+    ],
+    ids=["a web page", "another server", "http to https", "nothing", "a proxy's error", "reset"],
+)
+def test_what_is_no_vault_is_hopeless_and_a_vault_in_trouble_is_not(talk: Talk, hopeless: bool) -> None:
+    with listening(talk) as address:
+        error = failure(address)
+    assert isinstance(error, VaultUnavailable)
+    assert error.hopeless is hopeless
+
+
 def test_a_page_that_repeats_the_request_is_not_quoted() -> None:
     echo = f'{{"errors": ["you sent X-Vault-Token: {TOKEN}"]}}'.encode()
     with listening(answer("400 Bad Request", echo)) as address:
@@ -201,7 +220,7 @@ def test_a_page_that_repeats_the_request_is_not_quoted() -> None:
 def test_a_request_is_over_at_its_deadline_whatever_the_server_does(talk: Talk) -> None:
     # Without the deadline these never end: each byte comes in time.
     with listening(talk) as address:
-        assert "did not answer auth/token/lookup-self within 0.5 s" in unavailable(address, within=0.5)
+        assert "did not answer auth/token/lookup-self within the 0.5 s that were left for it" in unavailable(address, within=0.5)
 
 
 def test_a_call_whose_deadline_has_passed_is_not_made() -> None:
@@ -271,6 +290,9 @@ def server_context(certificate: Path) -> ssl.SSLContext:
 
 def test_a_certificate_that_nobody_vouches_for(certificate: Path) -> None:
     with listening(answer("502 Bad Gateway"), server_context(certificate)) as address:
+        error = failure(address)
+        assert isinstance(error, VaultUnavailable)
+        assert error.hopeless
         message = unavailable(address)
         assert "certificate that is not trusted (self-signed certificate)" in message.replace("self signed", "self-signed")
         assert "VAULT_CACERT" in message
@@ -287,7 +309,10 @@ def test_a_deadline_counts_for_tls_too(certificate: Path) -> None:
 
 def test_an_http_server_spoken_to_with_https() -> None:
     with listening(answer("400 Bad Request", b"what?")) as address:
-        assert "does not speak TLS: write http:// in VAULT_ADDR" in unavailable(address.replace("http:", "https:"))
+        error = failure(address.replace("http:", "https:"))
+    assert isinstance(error, VaultUnavailable)
+    assert "does not speak TLS: write http:// in VAULT_ADDR" in str(error)
+    assert error.hopeless
 
 
 def test_a_redirect_away_from_tls_is_not_followed(certificate: Path) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import runpy
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from psycopg_pool import PoolTimeout
@@ -19,24 +19,24 @@ SERVICE = Path(__file__).parents[2] / "examples" / "service.py"
 
 @pytest.mark.looptime
 async def test_orders_that_cannot_be_taken_are_told_and_the_service_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
-    outcomes = iter([NoCredential("no credential for role 'app'"), PoolTimeout("nothing within 30 s"), "order 3 taken"])
+    failures = iter([NoCredential("no credential for role 'app'"), PoolTimeout("nothing within 30 s")])
+    taken: list[str] = []
 
     async def take_order(item: str) -> str:
-        outcome = next(outcomes, None)
-        if outcome is None:
+        if failure := next(failures, None):
+            raise failure
+        if taken:
             raise asyncio.CancelledError
-        if isinstance(outcome, Exception):
-            raise outcome
-        return outcome
+        taken.append(item)
+        return "order 3 taken"
 
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
         yield
 
     service = runpy.run_path(str(SERVICE), run_name="service")
-    main = cast("Callable[[], Awaitable[None]]", service["main"])
-    surroundings: dict[str, Any] = main.__globals__  # type: ignore[attr-defined]  # it is a function
-    surroundings |= {"take_order": take_order, "lifespan": lifespan}
+    main: Any = service["main"]
+    main.__globals__.update(take_order=take_order, lifespan=lifespan)
 
     with pytest.raises(asyncio.CancelledError):
         await main()

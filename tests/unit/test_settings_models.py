@@ -209,6 +209,15 @@ def test_address_that_is_no_url(address: str) -> None:
     assert mistake.endswith(": give a URL such as https://vault.example.com:8200")
 
 
+def test_address_with_the_path_that_each_request_adds() -> None:
+    for address in ("https://vault:8200/v1", "https://proxy/vault/v1/"):
+        (mistake,) = mistakes(VaultSettings, address=address)
+        assert mistake.startswith(
+            "argument address of VaultSettings ends in /v1, which each request adds by itself: give a URL such as "
+        )
+    assert VaultSettings(address="https://proxy/vault").address == "https://proxy/vault"
+
+
 def test_address_with_a_password() -> None:
     (mistake,) = mistakes(VaultSettings, address=f"https://me:{SECRET}@vault:8200")
     assert "holds a user name or password" in mistake

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 
-from vault_pg.errors import EndpointError, VaultPgError
+from vault_pg.cli.glyphs import adapt
+from vault_pg.errors import EndpointError, SettingsError, VaultPgError
 
 INTERRUPTED = 128 + signal.SIGINT
 CANNOT_TELL = 4
-"""Of `status`, whose smaller codes are verdicts."""
+"""Of `status`, whose smaller codes are verdicts; hence, too, sysexits' codes for a wrong command line and a fault of our own."""
+
+# Typer brings its own click or uses the installed one, by its version, and exports of its errors only this one's subclass.
+UsageError = cast(type[typer.BadParameter], typer.BadParameter.__mro__[1])
 
 app = typer.Typer(
     name="vault-pg",
@@ -29,16 +34,25 @@ MaxTtl = Annotated[int, typer.Option("--max-ttl", min=2, help="Max TTL of the le
 
 def main() -> None:
     """Run the command line; what goes wrong is one sentence on stderr and an exit code, never a traceback."""
+    adapt(sys.stdout, sys.stderr)
     try:
-        app()
+        sys.exit(app(standalone_mode=False))
+    except UsageError as error:
+        error.show()
+        sys.exit(os.EX_USAGE)
+    except SettingsError as error:
+        _fail(str(error), os.EX_USAGE)
     except EndpointError as error:
         _fail(str(error), CANNOT_TELL)
     except VaultPgError as error:
         _fail(str(error), 1)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, typer.Abort):
         sys.exit(INTERRUPTED)
     except Exception as error:  # noqa: BLE001 - the text of a foreign error may hold a URL or a conninfo, its type and place do not
-        _fail(f"unexpected {type(error).__name__} at {_place(error)}; please report it with the command that you ran", 1)
+        _fail(
+            f"unexpected {type(error).__name__} at {_place(error)}; please report it with the command that you ran",
+            os.EX_SOFTWARE,
+        )
 
 
 def _fail(sentence: str, code: int) -> None:
@@ -79,7 +93,7 @@ def status(
     """Show every manager of yours that runs on this host: leases, what comes next, pools.
 
     Exit code: 0 healthy, 1 degraded (it serves, but Vault or a renewal fails), 2 critical (no credential that works), 3 nothing runs,
-    4 nobody can tell (the directory of the status sockets can't be trusted).
+    4 nobody can tell (the directory of the status sockets can't be trusted), 64 wrong usage, 70 a fault of vault-pg itself.
     """
     from vault_pg.cli.status import run  # noqa: PLC0415 - see the module's docstring
 
@@ -97,9 +111,9 @@ def dev(
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the dev Vault; 0 takes a free one.")] = 0,
     json: Annotated[bool, typer.Option("--json", help="Print the variables as one JSON object.")] = False,
 ) -> None:
-    """Start a throw-away PostgreSQL and a dev Vault, and print the variables that a service needs to use them.
+    r"""Start a throw-away PostgreSQL and a dev Vault, and print the variables that a service needs to use them.
 
-    They run until Ctrl-C and leave nothing behind. Needs the extra `vault-pg[dev]`, or PostgreSQL on this machine.
+    They run until Ctrl-C and leave nothing behind. Needs the extra `vault_pg\[dev]`, or PostgreSQL on this machine.
     """
     from vault_pg.cli.dev import run  # noqa: PLC0415 - see the module's docstring
 

@@ -16,7 +16,7 @@ from vault_pg.cli.bar import bar, share, spark
 from vault_pg.cli.event_words import describe
 from vault_pg.cli.load import Meter, percentile
 from vault_pg.cli.record import Record
-from vault_pg.cli.status_view import lease_bar, next_step, pool_use
+from vault_pg.cli.status_view import due, lease_bar, next_step, pool_use
 from vault_pg.cli.verdict import Plan, milliseconds
 from vault_pg.cli.wording import count, duration
 from vault_pg.events import Event
@@ -96,7 +96,7 @@ class PlainView(View):
         if lease is not None:
             facts.append(f"lease {duration(lease.remaining_seconds)} of {duration(lease.ttl_seconds)}")
         if step is not None:
-            facts.append(f"{step.action} in {duration(step.in_seconds)}")
+            facts.append(due(step))
         return "; ".join(facts)
 
     def _print(self, line: str) -> None:

@@ -31,20 +31,24 @@ def table(survey: Survey) -> RenderableType:
     """Every manager with its databases, in full: nothing is cut, however narrow the terminal."""
     parts: list[RenderableType] = []
     for manager in survey.report.managers:
-        parts += [Text(), _headline(manager), *(_database(database) for database in manager.databases)]
-    parts += [_mute(pid) for pid in survey.mute]
-    return Group(*parts)
+        parts += [Text(), _headline(manager), _vault(manager), *(_database(database) for database in manager.databases)]
+    for pid in survey.mute:
+        parts += [Text(), _mute(pid)]
+    return Group(*parts[1:])
 
 
 def _headline(manager: Status) -> Text:
     style = HEALTH_STYLE[manager.health]
+    up = duration((datetime.now(UTC) - manager.started_at).total_seconds())
+    return Text.assemble(("● ", style), (manager.health, f"bold {style}"), f"  pid {manager.pid}, up {up}")
+
+
+def _vault(manager: Status) -> RenderableType:
     vault = manager.vault
     remaining = vault.token_remaining_seconds
     token = "token never ends" if remaining is None else f"token {duration(remaining)} left"
-    answers = (" answers", "") if vault.reachable else (" does not answer", "bold red")
-    up = duration((datetime.now(UTC) - manager.started_at).total_seconds())
-    headline = ("● ", style), (manager.health, f"bold {style}"), f"  pid {manager.pid}, up {up}"
-    return Text.assemble(*headline, f"; Vault {printable(vault.address)}", answers, f", {token}")
+    answers = ("answers", "") if vault.reachable else ("does not answer", "bold red")
+    return Padding(Text.assemble(f"Vault {printable(vault.address)} ", answers, f", {token}"), (0, 0, 0, 2))
 
 
 def _database(database: DatabaseStatus) -> RenderableType:
@@ -93,7 +97,14 @@ def next_step(step: NextStep | None) -> Text:
     if step is None:
         return Text("-", "bright_black")
     style = "yellow" if step.action == "retry" else ""
-    return Text.assemble((f"{step.action} in {duration(step.in_seconds)}", style), (printable(f": {step.why}"), "bright_black"))
+    return Text.assemble((due(step), style), (printable(f": {step.why}"), "bright_black"))
+
+
+def due(step: NextStep) -> str:
+    """`renew in 48 s`; a step whose time has come is under way."""
+    if step.in_seconds > 0:
+        return f"{step.action} in {duration(step.in_seconds)}"
+    return "trying now" if step.action == "retry" else f"{step.action} now"
 
 
 def _pool(pool: PoolStatus | None) -> Text:
@@ -106,7 +117,7 @@ def pool_use(pool: PoolStatus) -> Text:
 
 
 def _mute(pid: int) -> Text:
-    return Text.assemble("\n", ("● no answer", "bold red"), f"  pid {pid} {MUTE}")
+    return Text.assemble(("● no answer", "bold red"), f"  pid {pid} {MUTE}")
 
 
 MUTE = "lives but gives no status: its event loop is blocked or overloaded, or it runs another version of vault_pg"

@@ -7,9 +7,12 @@ from typing import Any
 
 from vault_pg.events import Event
 
+DECIMALS = 3
+"""Of seconds; more than that nobody reads."""
+
 
 class Journal:
-    """Logs every event as `name key=value …` to the logger `vault_pg`; the level is the event's. It configures nothing.
+    """Logs every event as `event=name key=value …` to the logger `vault_pg`; the level is the event's. It configures nothing.
 
     A program that has not configured structlog gets structlog's events through the standard library's logging, which is silent below
     WARNING until it is configured.
@@ -21,8 +24,12 @@ class Journal:
     def __call__(self, event: Event) -> None:
         if self._logger is None:
             self._logger = _logger()
-        facts = {field.name: getattr(event, field.name) for field in dataclasses.fields(event) if field.name != "at"}
+        facts = {field.name: _short(getattr(event, field.name)) for field in dataclasses.fields(event) if field.name != "at"}
         getattr(self._logger, event.level)(event.name, **facts)
+
+
+def _short(value: Any) -> Any:
+    return round(value, DECIMALS) if isinstance(value, float) else value
 
 
 def _logger() -> Any:
@@ -36,7 +43,7 @@ def _logger() -> Any:
         logging.getLogger("vault_pg"),
         processors=[
             structlog.stdlib.filter_by_level,
-            structlog.processors.KeyValueRenderer(key_order=["event"], repr_native_str=False),
+            structlog.processors.LogfmtRenderer(key_order=["event"], bool_as_flag=False),
         ],
         wrapper_class=structlog.stdlib.BoundLogger,
     )

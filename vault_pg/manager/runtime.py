@@ -11,6 +11,8 @@ from vault_pg.errors import EndpointError
 
 OPEN_TO_OTHERS = 0o077
 
+ANOTHER = "set VAULT_PG_RUNTIME_DIR to a directory of its own (one that does not exist is made)"
+
 
 def runtime_path() -> Path:
     """Where the status sockets of this user are; it need not exist.
@@ -35,7 +37,7 @@ def _is_own_directory(path: str) -> bool:
 
 
 def runtime_dir() -> Path:
-    """The runtime directory, made if missing, with nobody but its owner let in. Raises EndpointError."""
+    """The runtime directory, made if missing, which lets in nobody but its owner. Raises EndpointError."""
     path = runtime_path()
     os.close(open_private(path, create=True))
     return path
@@ -44,23 +46,19 @@ def runtime_dir() -> Path:
 def open_private(path: Path, *, create: bool) -> int:
     """A descriptor of the directory `path`, proved private; the caller closes it.
 
-    The checks look at the opened directory and not at its name, so what is checked is what is used. Raises EndpointError for a
-    directory that is another's, a symbolic link or no directory; one of ours that is open to others is closed to them. Raises
-    FileNotFoundError where it does not exist and `create` is false.
+    The checks look at the opened directory and not at its name, so what is checked is what is used. Raises EndpointError for one
+    that is another's, open to others, a symbolic link or no directory: the mode of what was there before is never changed, for it
+    may be there for others too (/tmp, say). Raises FileNotFoundError where it does not exist and `create` is false.
     """
     try:
         if create:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.mkdir(mode=0o700, exist_ok=True)
         descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except FileNotFoundError:
-        if create:
-            raise EndpointError(_advice(path, "could not be made")) from None
-        raise
     except OSError as error:
-        # ELOOP or ENOTDIR, as the system likes: a link at the end of the path is neither followed nor a directory.
-        reason = "is a symbolic link" if path.is_symlink() else f"could not be opened or made: {error.strerror}"
-        raise EndpointError(_advice(path, reason)) from None
+        if isinstance(error, FileNotFoundError) and not create:
+            raise
+        raise EndpointError(f"status directory {path} {_obstacle(path, error, create=create)}: {ANOTHER}") from None
     try:
         _assure_private(path, descriptor)
     except BaseException:
@@ -72,13 +70,21 @@ def open_private(path: Path, *, create: bool) -> int:
 def _assure_private(path: Path, descriptor: int) -> None:
     found = os.fstat(descriptor)
     if found.st_uid != os.geteuid():
-        raise EndpointError(_advice(path, f"belongs to the user with id {found.st_uid}"))
+        raise EndpointError(f"status directory {path} belongs to the user with id {found.st_uid}: {ANOTHER}")
     if found.st_mode & OPEN_TO_OTHERS:
-        try:
-            os.fchmod(descriptor, 0o700)
-        except OSError as error:
-            raise EndpointError(_advice(path, f"is open to other users and can't be closed to them: {error.strerror}")) from None
+        raise EndpointError(
+            f"status directory {path} is open to other users (mode {stat.S_IMODE(found.st_mode):04o}): {ANOTHER}, "
+            "or chmod 700 this one if nothing else uses it"
+        )
 
 
-def _advice(path: Path, reason: str) -> str:
-    return f"status directory {path} {reason}; remove it, or set VAULT_PG_RUNTIME_DIR to a directory of your own"
+def _obstacle(path: Path, error: OSError, *, create: bool) -> str:
+    """Why the directory could not be opened or made, as the end of "status directory PATH"."""
+    try:
+        mode = path.lstat().st_mode
+    except OSError:
+        return f"cannot be {'made' if create else 'opened'}: {error.strerror}"
+    # A link at the end of the path is not followed: the system calls it a loop or no directory, as it likes.
+    if stat.S_ISLNK(mode):
+        return "is a symbolic link"
+    return f"cannot be opened: {error.strerror}" if stat.S_ISDIR(mode) else "is no directory"

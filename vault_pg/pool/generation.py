@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from time import monotonic
@@ -82,6 +82,14 @@ class Generation(Generic[ACT]):
         """A null pool keeps a connection only for who waits in its own queue, so that is where clients have to wait."""
         self.cap = sys.maxsize if self.queues_itself else pool.max_size
         """Checkouts that it may serve at once; its pool grows no further."""
+        kind = type(pool)
+        self._plain = (
+            kind.getconn is AsyncConnectionPool.getconn
+            and kind.putconn is AsyncConnectionPool.putconn
+            and pool._check is None
+            and pool._reset is None
+            and not pool._open_implicit
+        )
         self.outgoing = False
         """Replaced: it still serves while it hands over, until it is `retired`."""
         self._now: Callable[[], float] = monotonic
@@ -166,6 +174,22 @@ class Generation(Generic[ACT]):
         conn = pool._pool.popleft()
         pool._nconns_min = min(pool._nconns_min, len(pool._pool))
         return conn
+
+    def checkout(self, timeout: float) -> Awaitable[ACT]:
+        """A connection of the pool, as its own `getconn()` gives it. Where that would do no more than count, log and pass on, it is
+        passed by: each layer of coroutines costs as much as all that a holder does.
+        """
+        pool = self.pool
+        if self._plain and not pool._closed:
+            return pool._getconn_unchecked(timeout)
+        return pool.getconn(timeout)
+
+    def take_back(self, conn: ACT) -> Awaitable[None]:
+        """Return a connection as the pool's own `putconn()` does, passed by in the same way."""
+        pool = self.pool
+        if self._plain and not pool._closed:
+            return pool._return_connection(conn, from_getconn=False)
+        return pool.putconn(conn)
 
     def limit(self, cap: int) -> None:
         narrowed = max(1, min(cap, self.full_max_size))

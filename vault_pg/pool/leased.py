@@ -37,6 +37,9 @@ class LeasedPool(AsyncConnectionPool[ACT]):
             max_waiting=settings.max_waiting,
             max_lifetime=settings.max_lifetime,
             max_idle=settings.max_idle,
+            close_returns=settings.close_returns,
+            reconnect_timeout=settings.reconnect_timeout,
+            num_workers=settings.num_workers,
         )
         self.connector = connector
         self.lease_id = lease_id

@@ -123,7 +123,7 @@ class Serving(AsyncConnectionPool[ACT]):
             if generation.in_use < generation.cap and not self._line:
                 generation.in_use += 1
                 try:
-                    conn = await generation.pool.getconn(timeout)
+                    conn = await generation.checkout(timeout)
                 except BaseException as error:
                     self._give_back(generation)
                     if not _moved(error, generation):
@@ -153,7 +153,7 @@ class Serving(AsyncConnectionPool[ACT]):
         while True:
             generation = await self._place(deadline, moved=moved)
             try:
-                return await generation.pool.getconn(deadline - monotonic()), generation
+                return await generation.checkout(deadline - monotonic()), generation
             except BaseException as error:
                 self._give_back(generation)
                 if not _moved(error, generation):
@@ -197,7 +197,7 @@ class Serving(AsyncConnectionPool[ACT]):
         generation = borrowed[0]
         count_return(conn)
         conn._pool = generation.pool
-        if generation.retired:
+        if generation.outgoing and generation.retired:
             await self._part_with(conn, generation)
             return
         returning = generation.return_connection(conn)
@@ -205,12 +205,12 @@ class Serving(AsyncConnectionPool[ACT]):
             returning.add_done_callback(lambda _: self._returned(conn, generation))
             return
         try:
-            await generation.pool.putconn(conn)
+            await generation.take_back(conn)
         finally:
             self._returned(conn, generation)
 
     def _returned(self, conn: ACT, generation: Generation[ACT]) -> None:
-        if generation.retired and generation in self._outgoing:
+        if generation.outgoing and generation.retired and generation in self._outgoing:
             self._see_off(Shadow(conn), generation)  # retired meanwhile
         self._give_back(generation)
 

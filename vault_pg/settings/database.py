@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
-from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Self, TypeAlias
 
-from pydantic import Field, ValidationInfo, field_serializer, field_validator, model_validator
+from pydantic import (
+    Field,
+    ModelWrapValidatorHandler,
+    TypeAdapter,
+    ValidationError,
+    ValidationInfo,
+    field_serializer,
+    field_validator,
+    model_validator,
+)
 
 from vault_pg.settings import conninfo
 from vault_pg.settings.model import Model
@@ -23,6 +32,10 @@ else:
     ConnectionHook = ConnectionProbe = Callable[..., Any]
     ConnectionClass = type
 
+MIN_SIZE = 4
+
+_WHOLE = TypeAdapter(int)
+
 
 class DatabaseSettings(Model):
     """One database: its Vault role, how to reach it, and the pool for it. User and password come from Vault alone."""
@@ -38,8 +51,10 @@ class DatabaseSettings(Model):
         Field(description="libpq's keywords or URI, with no user or password; vault_role and vault_mount may stand in it"),
     ] = ""
     min_size: Annotated[
-        int, Variable("VAULT_PG_MIN_SIZE"), Field(ge=0, description="Connections that the pool keeps at least")
-    ] = 4
+        int,
+        Variable("VAULT_PG_MIN_SIZE"),
+        Field(ge=0, description="Connections that the pool keeps at least; unless given, never more than max_size"),
+    ] = MIN_SIZE
     max_size: Annotated[int, Variable("VAULT_PG_MAX_SIZE"), Field(ge=1, description="Connections that the pool has at most")] = 10
     overlap: Annotated[
         int | None,
@@ -83,6 +98,17 @@ class DatabaseSettings(Model):
     build_timeout: Annotated[
         Seconds, Variable("VAULT_PG_BUILD_TIMEOUT"), Field(description="How long a new pool may take to be ready, in seconds")
     ] = 30.0
+    close_returns: Annotated[
+        bool, Variable("VAULT_PG_CLOSE_RETURNS"), Field(description="close() of a borrowed connection gives it back to the pool")
+    ] = False
+    reconnect_timeout: Annotated[
+        Seconds,
+        Variable("VAULT_PG_RECONNECT_TIMEOUT"),
+        Field(description="How long the pool tries to replace a lost connection before it calls that failed, in seconds"),
+    ] = 300.0
+    num_workers: Annotated[
+        int, Variable("VAULT_PG_NUM_WORKERS"), Field(ge=1, description="Background tasks that open and close connections")
+    ] = 3
     kwargs: Annotated[dict[str, Any], Field(description="Further arguments of psycopg's AsyncConnection.connect")] = Field(
         default_factory=dict
     )
@@ -101,6 +127,16 @@ class DatabaseSettings(Model):
     @classmethod
     def _take_ours_out(cls, data: Any) -> Any:
         return conninfo.absorb(data) if isinstance(data, dict) else data
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _min_size_gives_way(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        most = _max_size(data)
+        if most is None or most >= MIN_SIZE:
+            return handler(data)
+        made = handler({**data, "min_size": most})
+        made.model_fields_set.discard("min_size")  # nobody gave it: a source that does may still lay it over
+        return made
 
     @field_validator("conninfo")
     @classmethod
@@ -163,3 +199,14 @@ class DatabaseSettings(Model):
                     yield name, self._json_kwargs(self.kwargs)
                 case _:
                     yield name, value
+
+
+def _max_size(data: Any) -> int | None:
+    """The max_size of settings that give no min_size; None where there is none that could be one."""
+    if not isinstance(data, dict) or "min_size" in data or "max_size" not in data:
+        return None
+    try:
+        size = _WHOLE.validate_python(data["max_size"])
+    except ValidationError:
+        return None  # that mistake is told where the field is validated
+    return size if size > 0 else None

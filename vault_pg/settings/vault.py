@@ -78,6 +78,8 @@ def _address_problem(address: str) -> str | None:
         return "holds a user name or password, which Vault has no use for"
     if parts.query or parts.fragment:
         return "has a query or a fragment"
+    if parts.path.rstrip("/").endswith("/v1"):
+        return "ends in /v1, which each request adds by itself"
     if not address.isprintable() or " " in address:
         return "holds a space or a line break"
     return None

@@ -36,6 +36,8 @@ class VaultAdapter(RawAdapter):  # type: ignore[misc]  # hvac has no type hints
     """On `time.monotonic()`: no request begins later, and none lasts longer than that and `grace`."""
     grace: float = 0.0
     """Seconds that an answer is waited for on, though the caller no longer does."""
+    most: float = 0.0
+    """Seconds that a request has where nothing presses."""
 
     def request(self, method: str, url: str, headers: dict[str, str] | None = None, **kwargs: Any) -> dict[str, Any]:
         body = kwargs.get("json") or {}
@@ -51,11 +53,11 @@ class VaultAdapter(RawAdapter):  # type: ignore[misc]  # hvac has no type hints
             with self.session.over_at(self.deadline, self.grace) as cutter:
                 response: requests.Response = super().request(method, url, headers=headers, **kwargs)
         except FOREIGN as error:
-            failure = fault(question, error, timeout)
+            failure = fault(question, error, timeout, self.most)
         else:
             answer = _json(response)
             if HTTPStatus.OK <= response.status_code < HTTPStatus.MULTIPLE_CHOICES:
-                failure = nonsense(question)
+                failure = nonsense(question, hopeless=bool(response.content))
             else:
                 failure = _refused(question, response, answer)
                 answer = None
@@ -63,7 +65,7 @@ class VaultAdapter(RawAdapter):  # type: ignore[misc]  # hvac has no type hints
             return answer
         # A connection cut within the headers makes an answer with nothing in it.
         if cutter.over:
-            failure = late(question, timeout)
+            failure = late(question, timeout, self.most)
         elif answer is not None:
             return answer
         # Raised out here: in the except block the foreign exception, with URL and token in its texts, would be its context.
@@ -89,7 +91,7 @@ def _refused(question: Question, response: requests.Response, answer: dict[str, 
     error = refusal(question, response.status_code, said, response.headers)
     # Vault gives its reasons in JSON. A proxy's own 403 or 404 must not pass for a dead token or a lost role.
     foreign = answer is None and not isinstance(error, VaultUnavailable)
-    return nonsense(question, response.status_code) if foreign else error
+    return nonsense(question, response.status_code, hopeless=True) if foreign else error
 
 
 def connect(settings: VaultSettings, deadline: float, grace: float = 0.0) -> hvac.Client:
@@ -117,5 +119,5 @@ def connect(settings: VaultSettings, deadline: float, grace: float = 0.0) -> hva
         adapter=VaultAdapter,
         namespace=settings.namespace,
     )
-    client.adapter.deadline, client.adapter.grace = deadline, grace
+    client.adapter.deadline, client.adapter.grace, client.adapter.most = deadline, grace, settings.timeout
     return client

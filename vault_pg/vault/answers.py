@@ -32,10 +32,13 @@ from vault_pg.errors import (
 QUOTE_LIMIT = 300
 """Characters of Vault's own text that a message quotes."""
 
+CUT_SHORT = 0.9
+"""Of the usual time-out: a request that had less than that had it because something was about to end."""
+
 CAPABILITIES = {"get": "read", "list": "list", "put": "update", "post": "update", "delete": "delete"}
 
 _Plain: TypeAlias = type[
-    VaultUnavailable | TokenInvalid | LeaseLost | NotRenewable | RoleNotFound | MountNotFound | VaultRefused | BackendUnavailable
+    TokenInvalid | LeaseLost | NotRenewable | RoleNotFound | MountNotFound | VaultRefused | BackendUnavailable
 ]
 
 
@@ -110,12 +113,6 @@ RULES = (
         _DENIED,
         r"\b(invalid|bad) token",
     ),
-    _Rule(
-        VaultUnavailable,
-        "{vault} speaks TLS: write https:// in VAULT_ADDR",
-        _BAD,
-        "HTTP request to an HTTPS server",
-    ),
     # Older servers say "lease not found or lease is not renewable" of an unknown lease, and of a root token.
     _Rule(NotRenewable, "{vault} cannot renew the token: {said}", _BAD, "renew", path=r"^auth/token/renew"),
     # The role behind the lease was dropped by hand: no later renewal can work, and nobody can log in with it.
@@ -175,6 +172,8 @@ RULES = (
 def refusal(question: Question, status: int, errors: tuple[str, ...], headers: Mapping[str, str]) -> VaultError:
     """The error that an answer with a status other than 2xx means. `errors` are Vault's own, none where it isn't JSON."""
     said = question.quote(errors)
+    if status == HTTPStatus.BAD_REQUEST and "HTTP request to an HTTPS server" in said:
+        return VaultUnavailable(f"{question.vault} speaks TLS: write https:// in VAULT_ADDR", hopeless=True)
     unavailable = _unavailable(question, status, said, _retry_after(headers))
     if isinstance(unavailable, VaultSealed):
         return unavailable
@@ -188,8 +187,10 @@ def refusal(question: Question, status: int, errors: tuple[str, ...], headers: M
                 )
             )
     if status == HTTPStatus.FORBIDDEN:
+        # Vault says the same of a role or a mount that does not exist.
+        doubt = "if role and mount are right (VAULT_PG_ROLE, VAULT_PG_MOUNT), " if re.search(_CREDS, question.path) else ""
         return PermissionDenied(
-            f"{question.vault} does not allow this token to {question.capability} {question.path}: its policy needs "
+            f"{question.vault} does not allow this token to {question.capability} {question.path}: {doubt}its policy needs "
             f'path "{question.path}" {{ capabilities = ["{question.capability}"] }}',
             path=question.path,
             capability=question.capability,
@@ -219,21 +220,25 @@ def _unavailable(question: Question, status: int, said: str, retry_after: float 
     return None
 
 
-def nonsense(question: Question, status: int | None = None) -> VaultUnavailable:
-    """An answer that isn't one of Vault's; a proxy's page, mostly."""
+def nonsense(question: Question, status: int | None = None, *, hopeless: bool = False) -> VaultUnavailable:
+    """An answer that isn't one of Vault's; a proxy's page, mostly. `hopeless` where it came whole and is clearly somebody else's."""
     what = "nonsense" if status is None else f"nonsense with status {status}"
-    return VaultUnavailable(
-        f"{question.vault} answered {what} to {question.path}: is that Vault, or is there a proxy in between?"
-    )
+    path = urlsplit(question.address).path.strip("/")
+    doubt = f"is /{path} in VAULT_ADDR right?" if path else "is that Vault, or is there a proxy in between?"
+    return VaultUnavailable(f"{question.vault} answered {what} to {question.path}: {doubt}", hopeless=hopeless)
 
 
-def late(question: Question, timeout: float | None = None) -> VaultUnavailable:
-    """No whole answer within the time-out."""
-    return VaultUnavailable(f"{question.vault} did not answer {question.path} {within(timeout)}")
+def late(question: Question, timeout: float | None = None, most: float = 0.0) -> VaultUnavailable:
+    """No whole answer within the time-out. Seconds; `most` is what a request has where nothing presses."""
+    return VaultUnavailable(f"{question.vault} did not answer {question.path} {within(timeout, most)}")
 
 
-def within(timeout: float | None) -> str:
-    return "in time" if timeout is None else f"within {max(0.1, round(timeout, 1)):g} s"
+def within(timeout: float | None, most: float = 0.0) -> str:
+    if timeout is None:
+        return "in time"
+    seconds = f"{max(0.1, round(timeout, 1)):g} s"
+    # A lease, a token or the program was about to end: that Vault is slow is not what such a time-out says.
+    return f"within the {seconds} that were left for it" if timeout < most * CUT_SHORT else f"within {seconds}"
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:

@@ -131,7 +131,8 @@ class ThreadCalls:
             raise
         outcome = handover.claim()
         if outcome is None:
-            raise VaultUnavailable(f"Vault at {origin(self._settings.address)} did not answer {within(timeout)}")
+            waited = within(timeout, self._settings.timeout)
+            raise VaultUnavailable(f"Vault at {origin(self._settings.address)} did not answer {waited}")
         if isinstance(outcome, BaseException):
             raise outcome
         return outcome[0]

@@ -31,8 +31,8 @@ class UnsafeRedirect(requests.RequestException):
     """Vault redirects from https to http: the token would travel in the clear."""
 
 
-def fault(question: Question, error: BaseException, timeout: float) -> VaultError:
-    """The error that a failed request means. `timeout` (seconds) is what the request had."""
+def fault(question: Question, error: BaseException, timeout: float, most: float = 0.0) -> VaultError:
+    """The error that a failed request means. `timeout` (seconds) is what the request had, `most` what it has where nothing presses."""
     vault = question.vault
     if isinstance(error, (requests.exceptions.InvalidHeader, UnicodeError)):
         return TokenInvalid(f"the token for {vault} holds characters that no token has: look for a line break or a quote in it")
@@ -45,27 +45,30 @@ def fault(question: Question, error: BaseException, timeout: float) -> VaultErro
     if isinstance(error, requests.exceptions.ProxyError):
         return VaultUnavailable(f"the proxy to {vault} does not work: look at HTTPS_PROXY, HTTP_PROXY and NO_PROXY")
     if isinstance(error, (requests.Timeout, TimeoutError)):
-        return late(question, timeout)
+        return late(question, timeout, most)
     for cause in _causes(error):
         if isinstance(cause, ssl.SSLError):
-            return VaultUnavailable(_tls(vault, cause))
+            sentence, hopeless = _tls(vault, cause)
+            return VaultUnavailable(sentence, hopeless=hopeless)
     return VaultUnavailable(_broken(question, error))
 
 
-def _tls(vault: str, error: ssl.SSLError) -> str:
+def _tls(vault: str, error: ssl.SSLError) -> tuple[str, bool]:
+    """What went wrong, and whether nothing but a changed setting helps."""
     if isinstance(error, ssl.SSLCertVerificationError):
-        return (
+        sentence = (
             f"{vault} shows a certificate that is not trusted ({error.verify_message}): "
             "set VAULT_CACERT to the file of the CA that signed it, or correct VAULT_ADDR"
         )
+        return sentence, True
     reason = (error.reason or "").replace("_", " ").lower()
     if reason in {"wrong version number", "record layer failure", "http request", "packet length too long", "unknown protocol"}:
-        return f"{vault} does not speak TLS: write http:// in VAULT_ADDR, or switch TLS on in Vault's listener"
+        return f"{vault} does not speak TLS: write http:// in VAULT_ADDR, or switch TLS on in Vault's listener", True
     if "certificate required" in reason or "handshake failure" in reason:
-        return f"{vault} refuses the TLS handshake ({reason}): it may want VAULT_CLIENT_CERT and VAULT_CLIENT_KEY"
+        return f"{vault} refuses the TLS handshake ({reason}): it may want VAULT_CLIENT_CERT and VAULT_CLIENT_KEY", False
     if "certificate" in reason or "pem" in reason:
-        return f"{vault} cannot be asked over TLS ({reason}): look at the files of VAULT_CACERT and VAULT_CLIENT_CERT"
-    return f"{vault} breaks off TLS: {reason or 'it does not say why'}"
+        return f"{vault} cannot be asked over TLS ({reason}): look at the files of VAULT_CACERT and VAULT_CLIENT_CERT", False
+    return f"{vault} breaks off TLS: {reason or 'it does not say why'}", False
 
 
 def _broken(question: Question, error: BaseException) -> str:
