@@ -22,6 +22,9 @@ RENEW_WINDOW = (0.4, 0.75)
 ROTATE_WINDOW = 0.6
 """A rotation forced by max TTL, max age or the token's end falls in the first part of what is left."""
 
+HURRIED_WINDOW = 0.1
+"""The same, where less is left than a rotation should have: then time to drain is worth more than spreading out."""
+
 BACKOFF_FLOOR = 0.1
 BACKOFF_BASE = 0.5
 BACKOFF_CAP = 30.0
@@ -82,9 +85,9 @@ def renew_point(granted_at: Instant, ttl: float, draw: float) -> Instant:
 
 
 def rotate_point(start: Instant, end: Instant, lead: float, draw: float) -> Instant:
-    """A random point between `start` and `end`, early enough to leave `lead` seconds, or half of the time there is."""
+    """A random point between `start` and `end` that leaves `lead` seconds; where there is not that much time, almost at once."""
     left = max(0.0, end - start)
-    latest = min(left - min(lead, left / 2), left * ROTATE_WINDOW)
+    latest = min(max(left - lead, left * HURRIED_WINDOW), left * ROTATE_WINDOW)
     return start + latest * draw
 
 
@@ -145,4 +148,4 @@ def call_timeout(left: float, *, most: float) -> float:
 
 def drain_timeout(left: float, *, most: float) -> float:
     """Seconds that a replaced generation may drain: `most`, but over safely before its horizon is, the warming of the next included."""
-    return max(0.0, min(most, left * 0.6))
+    return max(0.0, min(most, left * 0.85))
