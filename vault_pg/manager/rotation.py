@@ -20,6 +20,9 @@ from vault_pg.manager.renewal import Renewal
 from vault_pg.manager.tenure import ASKED, Tenure, failure
 from vault_pg.pool import HotSwapPool, LeasedPool, build
 
+LOST_DRAIN = 3.0
+"""Seconds that borrowers of a lost credential are given: its role is gone, they can finish nothing that needs it."""
+
 
 class Rotation:
     """Rotates the lease of a tenure behind a holder. Only the keeper's own task runs it, so that no two ever cross."""
@@ -85,30 +88,34 @@ class Rotation:
             settings = tenure.settings.model_copy(update={"min_size": holder.min_size, "max_size": holder.max_size})
             name = f"{tenure.name}-{holder.generation + 1}"
             pool = await build(lease.credential, settings, name=name, lease_id=lease.id)
-            await self._replace(pool)
+
+            def swapped() -> None:
+                # In the moment of the swap, so that nothing that befalls the old lease from now on is taken for the new one's.
+                self._watch(proven)
+                self._replaced(lease, why, start)
+
+            proven = pool
+            await self._replace(pool, swapped)
         except BaseException as error:
-            # Cancelled after the swap, the pool serves: then the lease is ours to keep.
-            if pool is None or not holder.serves(pool):
+            if pool is None or not holder.serves(pool):  # else it was cancelled while the old pool was handing over: all is done
                 self._ledger.orphan(lease)
                 if isinstance(error, Exception) and not isinstance(error, VaultPgError):
                     raise ProofFailed(f"a new pool could not be built: {type(error).__name__}: {error}") from error
-                raise
-            self._replaced(lease, why, start)
             raise
-        self._replaced(lease, why, start)
 
-    async def _replace(self, pool: LeasedPool[AsyncConnection[Any]]) -> None:
+    async def _replace(self, pool: LeasedPool[AsyncConnection[Any]], swapped: Callable[[], object]) -> None:
         tenure = self._tenure
+        left = tenure.left if tenure.lost is None else min(tenure.left, LOST_DRAIN)
         try:
             await self._holder.replace(
                 pool,
                 timeout=tenure.settings.build_timeout,
                 drain_timeout=tenure.settings.drain_timeout,
-                deadline=asyncio.get_running_loop().time() + schedule.drain_timeout(tenure.left, most=float("inf")),
+                deadline=asyncio.get_running_loop().time() + schedule.drain_timeout(left, most=float("inf")),
+                swapped=swapped,
             )
         except psycopg.Error as error:
             raise pool.reason(error) from None
-        self._watch(pool)
 
     def _replaced(self, lease: Lease, why: str, start: Instant) -> None:
         tenure = self._tenure

@@ -34,6 +34,7 @@ class Succession(Serving[ACT]):
         drain_timeout: float | None = None,
         deadline: float | None = None,
         prove: Callable[[AsyncConnectionPool[ACT]], Awaitable[object]] | None = None,
+        swapped: Callable[[], object] | None = None,
     ) -> Replacement:
         """Serve from `pool` from now on and retire the pool served so far.
 
@@ -41,6 +42,8 @@ class Succession(Serving[ACT]):
         seconds; `prove`, if given, then has to return. The call returns when the new pool serves and the idle connections of the old
         one are closed; `Replacement.drained` ends when the last borrower has returned. After `drain_timeout` seconds (default: the
         holder's), and by `deadline` (loop time) at the latest, statements still running are cancelled and their connections cut.
+
+        `swapped` is called in the very moment in which the new pool begins to serve, while the old one may still hand over.
 
         Concurrent calls queue up, each waits for the drain before it: no more than two pools are alive. If opening or the proof fails
         `pool` is closed, nothing else has changed, and the error is raised. Raises PoolClosed on a closed holder.
@@ -56,7 +59,13 @@ class Succession(Serving[ACT]):
             raise
         try:
             return await self._replace(
-                new, start=start, timeout=timeout, drain_timeout=drain_timeout, deadline=deadline, prove=prove
+                new,
+                start=start,
+                timeout=timeout,
+                drain_timeout=drain_timeout,
+                deadline=deadline,
+                prove=prove,
+                swapped=swapped,
             )
         finally:
             self._replacing.release()
@@ -70,6 +79,7 @@ class Succession(Serving[ACT]):
         drain_timeout: float | None,
         deadline: float | None,
         prove: Callable[[AsyncConnectionPool[ACT]], Awaitable[object]] | None,
+        swapped: Callable[[], object] | None,
     ) -> Replacement:
         patience = self.drain_timeout if drain_timeout is None else drain_timeout
         new.number = self._current.number + 1
@@ -91,6 +101,8 @@ class Succession(Serving[ACT]):
         self._swap(new)
         ending = old.drain or self._end_generation(old, patience, handover)  # or it was retired before there was another
         self._make_room()
+        if swapped is not None:
+            swapped()
         emptied = asyncio.ensure_future(old.emptied.wait())
         try:
             await asyncio.wait([emptied, ending], return_when=asyncio.FIRST_COMPLETED)
