@@ -13,7 +13,7 @@ import vault_pg
 
 
 def machine() -> dict[str, object]:
-    """CPU, cores that may be used, memory, system, and how busy it was at the start."""
+    """CPU, cores that may be used, memory, system, and how busy it is (the benchmark included)."""
     return {
         "cpu": _cpu(),
         "cores": os.cpu_count(),

@@ -333,3 +333,13 @@ def test_a_service_that_crashes_at_start_leaves_nothing(
     assert process.returncode == 1
     assert "RuntimeError: bug" in err
     assert leftovers(mount, database) == ([], 0)
+
+
+async def test_a_revocation_that_fails_for_a_moment_is_tried_again_on_leaving(
+    mount: Mount, dev_vault: DevVault, database: DatabaseView
+) -> None:
+    busy = {"errors": ["failed to revoke entry: resp: (*logical.Response)(nil) err: pq: tuple concurrently updated"]}
+    async with LeaseManager(settings_for(mount)):
+        dev_vault.faults.answer(400, busy, match="sys/leases/revoke", times=2)
+    assert leftovers(mount, database) == ([], 0)
+    assert dev_vault.log.count("* sys/leases/revoke") >= 3

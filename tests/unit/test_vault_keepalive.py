@@ -81,7 +81,7 @@ async def test_a_capped_token_is_replaced_early_and_the_old_one_stays_known() ->
         await until(11.6)
         assert world.session.token.capped
         await until(14)
-        assert world.vault.times(LOGIN) == [0.0, 13.0]
+        assert world.vault.times(LOGIN) == pytest.approx([0.0, 11.8])  # a tenth of the six seconds, half of it by the draw
         assert world.session.token.serial == 2
         assert world.session.token_of(1).end == 17.5
     assert world.vault.times(RENEW) == [11.5]

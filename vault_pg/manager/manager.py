@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Self
 
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, retry_if_result, wait_random_exponential
 
 from vault_pg import schedule
 from vault_pg.clock import Clock, boottime
@@ -340,9 +340,29 @@ class LeaseManager:
         await asyncio.gather(*stops, return_exceptions=True)
 
     async def _revoke_all(self, keepers: list[Keeper], deadline: float) -> list[str]:
-        """Revoke every live lease within the time there is, less what the token needs; returns the ids of those that stayed."""
-        left = max(0.5, (deadline - asyncio.get_running_loop().time()) * 0.7)
+        """Revoke every live lease within the time there is, less what the token needs; returns the ids of those that stayed.
+
+        Tried again: PostgreSQL, for one, refuses to drop two roles of one group at the same instant (`tuple concurrently updated`).
+        """
+        loop = asyncio.get_running_loop()
+        end = loop.time() + max(0.5, (deadline - loop.time()) * 0.7)
+
+        async def once() -> list[str]:
+            left = max(0.1, end - loop.time())
+            await asyncio.gather(*(keeper.ledger.revoke(lease, left) for keeper in keepers for lease in keeper.ledger.live))
+            return [lease.id for keeper in keepers for lease in keeper.ledger.live]
+
+        def give_up(state: RetryCallState) -> list[str]:
+            stayed: list[str] = state.outcome.result() if state.outcome is not None else []
+            return stayed
+
         with suppress(TimeoutError):
-            async with asyncio.timeout(left):
-                await asyncio.gather(*(keeper.ledger.revoke(lease, left) for keeper in keepers for lease in keeper.ledger.live))
+            async with asyncio.timeout_at(end):
+                return await AsyncRetrying(
+                    retry=retry_if_result(bool),
+                    wait=wait_random_exponential(multiplier=0.1, max=2.0),
+                    stop=lambda _: loop.time() >= end,
+                    sleep=asyncio.sleep,
+                    retry_error_callback=give_up,
+                )(once)
         return [lease.id for keeper in keepers for lease in keeper.ledger.live]
