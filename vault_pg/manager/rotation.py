@@ -50,7 +50,7 @@ class Rotation:
         self._endings: set[asyncio.Task[None]] = set()
 
     async def run(self, why: str) -> None:
-        """Rotate, trying again for ever. Until it works the old credential serves, and is kept alive for as long as it lasts."""
+        """Rotate, trying again for ever; one that was asked for is tried once. Until it works the old credential is kept alive."""
         self.under_way = True
         keeping = asyncio.create_task(self._renewal.keep_alive(), name=f"vault-pg-keep-{self._tenure.name}")
         try:
