@@ -16,10 +16,13 @@ from typing import TypeAlias
 from vault_pg.clock import Instant
 from vault_pg.lease import Lease, Token
 
-RENEW_WINDOW = (0.4, 0.75)
-"""Fractions of the TTL. The upper end leaves a quarter of the TTL for an outage of Vault."""
+RENEW_WINDOW = (0.42, 0.75)
+"""Fractions of the TTL. The upper end leaves a quarter of the TTL for an outage of Vault; the lower one keeps it to 1.75 requests a TTL."""
 
-ROTATE_WINDOW = 0.6
+FIRST_WINDOW = (0.25, 0.75)
+"""Those of a first renewal: wider, because all of a fleet that was restarted at once comes to it together."""
+
+ROTATE_WINDOW = 0.75
 """A rotation forced by max TTL, max age or the token's end falls in the first part of what is left."""
 
 HURRIED_WINDOW = 0.1
@@ -78,10 +81,14 @@ def horizon(lease: Lease, token: Token, max_age: float | None = None) -> Instant
     return min(ends)
 
 
-def renew_point(granted_at: Instant, ttl: float, draw: float) -> Instant:
-    """A point of RENEW_WINDOW of a grant of `ttl` seconds."""
-    low, high = RENEW_WINDOW
-    return granted_at + ttl * (low + (high - low) * draw)
+def renew_point(granted_at: Instant, ttl: float, draw: float, *, first: bool = False) -> Instant:
+    """A point of RENEW_WINDOW, or FIRST_WINDOW where nothing was renewed before, of a grant of `ttl` seconds."""
+    return granted_at + ttl * _share(draw, first=first)
+
+
+def _share(draw: float, *, first: bool) -> float:
+    low, high = FIRST_WINDOW if first else RENEW_WINDOW
+    return low + (high - low) * draw
 
 
 def rotate_point(start: Instant, end: Instant, lead: float, draw: float) -> Instant:
@@ -109,12 +116,11 @@ def next_step(lease: Lease, token: Token, current: Token, draw: float, limits: L
         return Rotate(rotate_point(lease.granted_at, aged_out, limits.lead, draw), "max age is near")
     if lease.capped:
         return Rotate(rotate_point(lease.granted_at, lease.end, limits.lead, draw), "max TTL is near")
-    low, high = RENEW_WINDOW
-    share = low + (high - low) * draw
     if not lease.renewable:
         at = min(renew_point(lease.granted_at, lease.ttl, draw), lease.end - min(limits.lead, lease.ttl / 2))
-        return Rotate(at, f"{share:.2f} of the TTL of a lease that cannot be renewed")
-    return Renew(renew_point(lease.granted_at, lease.ttl, draw), f"{share:.2f} of the TTL")
+        return Rotate(at, f"{_share(draw, first=False):.2f} of the TTL of a lease that cannot be renewed")
+    first = lease.renewals == 0
+    return Renew(renew_point(lease.granted_at, lease.ttl, draw, first=first), f"{_share(draw, first=first):.2f} of the TTL")
 
 
 def increment(lease: Lease, now: Instant, wanted: float | None = None) -> float:

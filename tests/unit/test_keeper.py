@@ -173,7 +173,7 @@ async def test_hours_of_short_leases_never_has_a_gap(seed: int) -> None:
             assert f"{ISSUE}/{user.rpartition('-')[2]}" in w.leases.alive
         assert w.leases.most <= 2
         assert not w.of(RenewalFailed, RotationFailed, CredentialExpired)
-        # One issue a lease life, and about one renewal each 0.4 to 0.75 of a TTL: nothing is asked in a hot loop.
+        # One issue a lease life, and about one renewal each 0.42 to 0.75 of a TTL: nothing is asked in a hot loop.
         assert len(w.of(LeaseIssued)) <= w.vault.clock() / 75 + 1
         assert len(w.of(LeaseRenewed)) <= w.vault.clock() / 24
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -62,10 +63,12 @@ def test_horizon_is_the_earliest_of_lease_token_and_max_age() -> None:
 
 
 @given(draw=DRAWS, ttl=TTLS)
-def test_a_healthy_lease_is_renewed_in_the_wide_window(draw: float, ttl: float) -> None:
-    due = step(a_lease(ttl=ttl), draw=draw)
-    assert isinstance(due, Renew)
-    assert 0.4 * ttl <= due.at <= 0.75 * ttl
+def test_a_healthy_lease_is_renewed_in_the_wide_window_and_first_in_a_wider_one(draw: float, ttl: float) -> None:
+    for renewals, low in [(0, 0.25), (1, 0.42), (7, 0.42)]:
+        due = step(replace(a_lease(ttl=ttl), renewals=renewals), draw=draw)
+        assert isinstance(due, Renew)
+        assert low * ttl <= due.at <= 0.75 * ttl
+        assert due.at == pytest.approx(ttl * (low + (0.75 - low) * draw))
 
 
 @given(draw=DRAWS, ttl=st.floats(0.1, 3590), lead=st.floats(0, 600))

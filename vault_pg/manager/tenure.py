@@ -102,13 +102,15 @@ class Tenure:
         lease = self.lease
         if lease is None or self.lost is not None or self.refused_since is not None or lease.capped or not lease.renewable:
             return False
-        return self.clock() >= schedule.renew_point(lease.granted_at, lease.ttl, self._luck)
+        return self.until_renewal <= 0.0
 
     @property
     def until_renewal(self) -> float:
         """Seconds until its renewal is due; 0 or less: now."""
         lease = self.lease
-        return 0.0 if lease is None else schedule.renew_point(lease.granted_at, lease.ttl, self._luck) - self.clock()
+        if lease is None:
+            return 0.0
+        return schedule.renew_point(lease.granted_at, lease.ttl, self._luck, first=lease.renewals == 0) - self.clock()
 
     def lose(self, why: str) -> None:
         """The lease is known to be gone."""

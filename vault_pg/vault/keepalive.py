@@ -38,7 +38,7 @@ def token_step(token: Token, *, dead: bool, repeatable: bool, now: Instant, draw
     if dead:
         return TokenStep(now, "log in") if repeatable else TokenStep(NEVER, "look up")
     if token.extendable and now < token.end:
-        return TokenStep(renew_point(token.granted_at, token.ttl or 0.0, draw), "renew")
+        return TokenStep(renew_point(token.granted_at, token.ttl or 0.0, draw, first=token.asked is None), "renew")
     if token.ttl is None:
         return TokenStep(NEVER, "look up")
     if repeatable:
