@@ -148,7 +148,7 @@ def backoff(attempt: int, draw: float, *, left: float = 0.0, retry_after: float 
 
 
 def call_timeout(left: float, *, most: float) -> float:
-    """Seconds that one request to Vault may take: always shorter than what is left before the horizon."""
+    """Seconds that one request to Vault may take: half of what is left before the horizon, but never under 0.2."""
     return max(0.2, min(most, left / 2)) if left > 0 else most
 
 
