@@ -196,6 +196,158 @@ def test_stopping_cuts_a_request_under_way(new_vault: Callable[..., DevVault]) -
     fault.end()
 
 
+def test_troubles_of_the_server_end_with_their_block(dev_vault: DevVault) -> None:
+    with dev_vault.faults.seal():
+        assert get(dev_vault).status_code == 503
+    assert get(dev_vault).status_code == 200
+    with dev_vault.faults.stop():
+        for _ in range(2):
+            with pytest.raises(requests.ConnectionError):
+                get(dev_vault)
+    assert get(dev_vault).status_code == 200
+    dev_vault.faults.stop()
+    dev_vault.faults.clear()
+    assert get(dev_vault).status_code == 200
+
+
+def test_not_now_is_said_in_vaults_words_and_for_how_long(dev_vault: DevVault) -> None:
+    for status, said in (
+        (412, ["required index state not present"]),
+        (429, ["request path: rate limit quota exceeded"]),
+        (503, []),
+    ):
+        dev_vault.faults.unavailable(status, retry_after=9, match=SELF, times=1)
+        answer = get(dev_vault, SELF)
+        assert (answer.status_code, answer.json()["errors"], answer.headers["Retry-After"]) == (status, said, "9")
+    with dev_vault.faults.unavailable(473, every=2):
+        answers = [get(dev_vault) for _ in range(4)]
+    assert [answer.status_code for answer in answers] == [200, 473, 200, 473]
+    assert "Retry-After" not in answers[1].headers
+
+
+def test_a_standby_points_to_a_leader_that_is_dead_or_lives(dev_vault: DevVault, new_vault: Callable[..., DevVault]) -> None:
+    with dev_vault.faults.standby() as fault:
+        for _ in range(2):
+            with pytest.raises(requests.ConnectionError) as caught:
+                get(dev_vault, SELF)
+            assert caught.value.request is not None
+            assert f":{dev_vault.port}/" not in str(caught.value.request.url)
+        assert fault.hits == 2
+    leader = new_vault(root_token=dev_vault.root_token)
+    with dev_vault.faults.standby(leader.address):
+        answer = get(dev_vault, SELF)
+    assert [before.status_code for before in answer.history] == [307]
+    assert answer.url == f"{leader.address}/v1/{SELF}"
+    assert answer.status_code == 200
+
+
+def test_a_proxys_page_is_no_answer(dev_vault: DevVault) -> None:
+    with dev_vault.faults.garbage(SELF):
+        answer = get(dev_vault, SELF)
+    assert (answer.status_code, answer.headers["Content-Type"]) == (200, "text/html")
+    with pytest.raises(ValueError, match="Expecting value"):
+        answer.json()
+
+
+def test_a_renewal_answered_by_204_renews_nothing(dev_vault: DevVault, mount: Mount) -> None:
+    lease = issue(mount)
+    with dev_vault.faults.no_content():
+        assert mount.root.sys.renew_lease(lease).status_code == 204
+    assert mount.root.sys.read_lease(lease)["data"]["last_renewal"] is None
+
+
+@pytest.mark.parametrize("kind", ["slow", "late"])
+def test_a_slow_request_waits_no_longer_than_the_fault_lasts(dev_vault: DevVault, kind: str) -> None:
+    fault = getattr(dev_vault.faults, kind)(3600, SELF)
+    waiting = threading.Thread(target=get, args=(dev_vault, SELF))
+    waiting.start()
+    until(lambda: fault.hits == 1)
+    fault.end()
+    waiting.join(60)
+    assert not waiting.is_alive()
+
+
+def test_a_database_that_only_vault_cannot_reach(dev_vault: DevVault, mount: Mount, database: DatabaseView) -> None:
+    lease = issue(mount)
+    with dev_vault.faults.cut_off_database():
+        with pytest.raises(
+            exceptions.InternalServerError, match=r"(?s)unable to start transaction: dial tcp .* connection refused"
+        ):
+            issue(mount)
+        with pytest.raises(exceptions.InvalidRequest, match=r"(?s)failed to renew entry: .* dial tcp .* connection refused"):
+            mount.root.sys.renew_lease(lease)
+        with pytest.raises(exceptions.InvalidRequest, match=r"(?s)failed to revoke entry: .* dial tcp .* connection refused"):
+            mount.root.adapter.put("/v1/sys/leases/revoke", json={"lease_id": lease, "sync": True})
+        assert len(database.roles()) == 1
+    mount.root.sys.renew_lease(lease)
+    mount.root.sys.revoke_lease(lease)
+    assert database.roles() == set()
+
+
+def test_postgresql_that_is_down_is_back_with_its_data(mount: Mount, postgres: EmbeddedPostgres, database: DatabaseView) -> None:
+    issue(mount)
+    port = postgres.port
+    with postgres.down():
+        assert not postgres.running
+        with pytest.raises(exceptions.InternalServerError, match="connection refused"):
+            issue(mount)
+    assert postgres.port == port
+    assert len(database.roles()) == 1
+    issue(mount)
+
+
+def test_a_grant_is_cut_short_and_the_lease_really_ends_then(
+    dev_vault: DevVault, make_mount: Callable[..., Mount], database: DatabaseView
+) -> None:
+    mount = make_mount(default_ttl=60, max_ttl=3600)
+    lease = issue(mount)
+    with dev_vault.faults.truncate_grants(2):
+        answer = mount.root.sys.renew_lease(lease, 60)
+        assert answer["lease_duration"] == 2
+        assert answer["warnings"] == ['TTL of "1m" exceeded the effective max_ttl of "2s"; TTL value is capped accordingly']
+        short = mount.root.secrets.database.generate_credentials("app", mount_point=mount.path)
+        assert short["lease_duration"] == 2
+        assert len(database.roles()) == 2
+    until(lambda: not database.roles(), "both have ended")
+    assert mount.root.secrets.database.generate_credentials("app", mount_point=mount.path)["lease_duration"] == 60
+
+
+def test_a_revocation_that_the_database_refuses_is_tried_again_when_it_is_due(
+    dev_vault: DevVault, make_mount: Callable[..., Mount], database: DatabaseView
+) -> None:
+    mount = make_mount(default_ttl=1)
+    with dev_vault.faults.fail_revocations():
+        asked, due = issue(mount), issue(mount)
+        with pytest.raises(exceptions.InvalidRequest, match=r"(?s)failed to revoke entry: .* some objects depend on it"):
+            mount.root.adapter.put("/v1/sys/leases/revoke", json={"lease_id": asked, "sync": True})
+        until(lambda: mount.root.sys.read_lease(due)["data"]["ttl"] < 0, "it is past its end")
+        assert len(database.roles()) == 2
+    until(lambda: not database.roles(), "Vault has tried again")
+
+
+def test_all_that_logins_yielded_ends_at_once(dev_vault: DevVault, mount: Mount, database: DatabaseView) -> None:
+    login = mount.approle()
+    clients = [client_of(dev_vault) for _ in range(2)]
+    for client in clients:
+        client.auth.approle.login(login.role_id, login.secret_id.get_secret_value())
+        issue(mount, client)
+    made = mount.client()
+    assert dev_vault.faults.kill_logins() >= 2
+    for client in clients:
+        with pytest.raises(exceptions.Forbidden, match="permission denied"):
+            client.auth.token.lookup_self()
+    until(lambda: not database.roles())
+    assert made.auth.token.lookup_self()["data"]["path"] == "auth/token/create"
+
+
+def test_leases_are_lost_by_a_pattern(dev_vault: DevVault, make_mount: Callable[..., Mount], database: DatabaseView) -> None:
+    mount, other = make_mount(), make_mount()
+    lost, kept = {issue(mount), issue(mount)}, issue(other)
+    assert set(dev_vault.faults.lose_leases(f"{mount.path}/creds/*")) == lost
+    assert len(database.roles()) == 1
+    assert other.leases() == [kept]
+
+
 def test_a_port_that_is_taken_is_named(dev_vault: DevVault) -> None:
     with pytest.raises(DevError, match=f"cannot listen on 127.0.0.1:{dev_vault.port}: .*; choose another port"):
         DevVault(port=dev_vault.port).start()

@@ -17,7 +17,7 @@ from pydantic import SecretStr
 from tests.servers import DatabaseView, Mount
 from tests.waiting import eventually, until
 from vault_pg.dev import AppRoleLogin, DevVault, EmbeddedPostgres
-from vault_pg.dev.faults import Verdict
+from vault_pg.dev.fault import Verdict
 from vault_pg.errors import (
     BackendUnavailable,
     LeaseLost,

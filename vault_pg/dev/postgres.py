@@ -158,6 +158,15 @@ class EmbeddedPostgres:
         self._root = None
         self._dismiss()
 
+    @contextmanager
+    def down(self) -> Iterator[None]:
+        """Crashed inside of the block, and back after it on the same port and data."""
+        self.stop(immediate=True)
+        try:
+            yield
+        finally:
+            self.start()
+
     def restart(self) -> None:
         """Stop in an orderly way, which ends every session, and start again on the same port and data."""
         self._halt(signal.SIGINT)

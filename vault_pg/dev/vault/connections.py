@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from urllib.parse import quote
 
 import psycopg
@@ -21,10 +22,18 @@ class ConnectFailed(BackendError):
     """PostgreSQL cannot be reached, or refuses the administrator."""
 
 
+@dataclass(slots=True)
+class Network:
+    """Between this Vault and every PostgreSQL."""
+
+    cut: bool = False
+
+
 class Connections:
     """Administrator connections to one server, at most KEPT of them open between uses. Thread-safe."""
 
-    def __init__(self, url: str, username: str, password: SecretStr) -> None:
+    def __init__(self, url: str, username: str, password: SecretStr, network: Network) -> None:
+        self._network = network
         self._url = url.replace("{{username}}", quote(username, safe=""))
         self._password = password
         self._lock = threading.Lock()
@@ -55,6 +64,8 @@ class Connections:
             conn.close()
 
     def _take(self) -> psycopg.Connection:
+        if self._network.cut:
+            raise ConnectFailed(f"dial tcp {self._where()}: connect: connection refused")
         while True:
             with self._lock:
                 conn = self._idle.pop() if self._idle else None

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 from pydantic import SecretStr
 
-from vault_pg.dev.vault.connections import Connections
+from vault_pg.dev.vault.connections import Connections, Network
 from vault_pg.dev.vault.leases import Leases
 from vault_pg.dev.vault.messages import DENIED, Refused
 from vault_pg.dev.vault.policies import ROOT, Policies
@@ -44,6 +44,7 @@ class Core:
         self.tokens = Tokens()
         self.leases = Leases(self.lock, self.now, self.timers, retry_base=revoke_retry_base)
         self.connections: set[Connections] = set()
+        self.network = Network()
         self.started = self.now()
         self.sealed = False
         self.unseal_key = SecretStr(letters(44))
@@ -103,6 +104,14 @@ class Core:
             for token in self.tokens.remove(secret) if children else self.tokens.orphan(secret):
                 self.timers.cancel(f"token {token.id}")
                 self.leases.end_of_token(token.id)
+
+    def end_logins(self) -> int:
+        """End every token that a login yielded; how many."""
+        with self.lock:
+            logins = self.tokens.logins()
+            for secret in logins:
+                self.end_token(secret)
+        return len(logins)
 
     def token(self, secret: str) -> Token:
         """The living token `secret`. Refused as Vault does without one (400) or with a dead one (403)."""

@@ -110,7 +110,7 @@ class Database:
         password = SecretStr(request.text("password", before.password.get_secret_value() if before else ""))
         self.core.remember(password.get_secret_value())
         allowed = request.names("allowed_roles") if "allowed_roles" in request.body or not before else before.allowed_roles
-        config = Config(url, username, password, allowed, Connections(url, username, password))
+        config = Config(url, username, password, allowed, Connections(url, username, password, self.core.network))
         if request.flag("verify_connection", default=True):
             try:
                 with config.connections.use():

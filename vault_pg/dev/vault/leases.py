@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from vault_pg.dev.vault.durations import grant, rfc3339
+from vault_pg.dev.vault.durations import SYSTEM_TTL, grant, rfc3339
 from vault_pg.dev.vault.messages import Body, Refused, framed
 from vault_pg.dev.vault.timers import Timers
 from vault_pg.dev.vault.tokens import Token, letters
@@ -67,6 +67,10 @@ class Leases:
         self._timers = timers
         self._retry_base = retry_base
         self._leases: dict[str, Lease] = {}
+        self.longest_grant: float | None = None
+        """Seconds; no grant is longer, whatever the role allows."""
+        self.refused_revocation = ""
+        """What the database says to every revocation; nothing where it obeys."""
 
     def add(self, path: str, token: Token, *, backend: Backend, role: str, username: str, ttl: int) -> tuple[Lease, int]:
         """A new lease of `ttl` seconds below `path`, and the seconds granted: no more than a batch token has left."""
@@ -74,11 +78,14 @@ class Leases:
         lease = Lease(f"{path}/{letters(24)}", backend, role, username, now, now + ttl, token.parent if token.batch else token.id)
         if token.batch and token.end is not None:
             lease.ceiling = token.end
-        lease.end = min(lease.end, lease.ceiling)
+        lease.end = min(lease.end, lease.ceiling, self._latest(now))
         with self._lock:
             self._leases[lease.id] = lease
             self._arrange_end(lease)
         return lease, int(lease.end - now)
+
+    def _latest(self, now: float) -> float:
+        return float("inf") if self.longest_grant is None else now + self.longest_grant
 
     def _arrange_end(self, lease: Lease) -> None:
         self._timers.set(f"lease {lease.id}", lease.end, lambda: self._expire(lease))
@@ -104,6 +111,8 @@ class Leases:
     def _revoke(self, lease: Lease) -> None:
         with lease.lock:
             if not lease.revoked:
+                if self.refused_revocation:
+                    raise BackendError(self.refused_revocation)
                 lease.backend.revoke(lease)
                 self._forget(lease)
 
@@ -143,6 +152,7 @@ class Leases:
             default, most = lease.backend.limits(lease)
             now = self._now()
             try:
+                most = min(most or SYSTEM_TTL, self._latest(now) - lease.issued)
                 granted, warnings = grant(now=now, start=lease.issued, wanted=increment, default=default, most=most)
                 lease.backend.renew(lease, now + granted)
             except Refused as refused:

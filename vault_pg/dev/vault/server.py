@@ -19,7 +19,9 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from pydantic import SecretStr
 
 from vault_pg.dev.errors import DevError
-from vault_pg.dev.faults import Faults, RequestLog, Verdict
+from vault_pg.dev.fault import Verdict
+from vault_pg.dev.faults import Faults
+from vault_pg.dev.log import RequestLog
 from vault_pg.dev.vault.api import Api
 from vault_pg.dev.vault.durations import seconds
 from vault_pg.dev.vault.messages import Answer, Refused, Request
@@ -50,7 +52,7 @@ class DevVault:
         self.port = port
         self.log = RequestLog()
         self._api = Api(self.root_token, revoke_retry_base=revoke_retry_base)
-        self.faults = Faults(self._api)
+        self.faults = Faults(self._api, self)
         self._server: Server | None = None
         self._lifecycle = threading.Lock()
 

@@ -146,6 +146,10 @@ class Tokens:
     def accessors(self) -> list[str]:
         return [token.accessor for token in self._tokens.values() if token.accessor]
 
+    def logins(self) -> list[str]:
+        """The ids of the tokens that came of a login."""
+        return [token.id for token in self._tokens.values() if not token.path.startswith("auth/token/")]
+
     def renew(self, token: Token, now: float, increment: int) -> tuple[int, list[str]]:
         """Set the token's end to `increment` (or its first TTL) from now, within its limits. Refused where it cannot be renewed."""
         if token.batch:
