@@ -43,7 +43,8 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
 @pytest.fixture(autouse=True)
 def _no_vault_of_the_user(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Whoever runs the tests may have a Vault and a PostgreSQL of their own."""
-    for name in ("ADDR", "TOKEN", "NAMESPACE", "CACERT", "CAPATH", "CLIENT_CERT", "CLIENT_KEY", "SKIP_VERIFY"):
+    ours = ("ADDR", "AGENT_ADDR", "TOKEN", "NAMESPACE", "CACERT", "CACERT_BYTES", "CAPATH", "CLIENT_CERT", "CLIENT_KEY")
+    for name in (*ours, "SKIP_VERIFY", "TLS_SERVER_NAME"):
         monkeypatch.delenv(f"VAULT_{name}", raising=False)
     for name in ("HOST", "HOSTADDR", "PORT", "DATABASE", "USER", "PASSWORD", "PASSFILE", "SERVICE", "SSLMODE"):
         monkeypatch.delenv(f"PG{name}", raising=False)

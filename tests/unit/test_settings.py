@@ -24,6 +24,18 @@ NO_TOKEN = (
     "no Vault token: set VAULT_TOKEN, write ~/.vault-token, or set VAULT_PG_AUTH=approle and the variables of that login method"
 )
 
+PEM = """-----BEGIN CERTIFICATE-----
+MIIBdDCCARugAwIBAgIUUztaqyKWWgAOeh/oDuqB2Z2FRyowCgYIKoZIzj0EAwIw
+DzENMAsGA1UEAwwEdGVzdDAgFw0yNjExMjcwNDUzMjhaGA8yMTI2MTEwMzA0NTMy
+OFowDzENMAsGA1UEAwwEdGVzdDBZMBMGByqGSM49AgEGCCqGSM49AwEHA0IABJVY
+1oxWygheSLytvSa85TT42zIN8DITz9NflELSITYr/tYQtoNCTP23pMy8OQ/4kPjT
+TWGq7i7tycmsL8zVz5CjUzBRMB0GA1UdDgQWBBRnDzSwahYBYmlid15Vb2Fmt+bA
+DjAfBgNVHSMEGDAWgBRnDzSwahYBYmlid15Vb2Fmt+bADjAPBgNVHRMBAf8EBTAD
+AQH/MAoGCCqGSM49BAMCA0cAMEQCIFxCBGhxTB+7tON35vIriN4Fo7SGKAbzCuEn
+c26Cq3wbAiA2gy6f+ZWXs1hy15d+oscFa1Ml959+4LGF39zkUWJxrw==
+-----END CERTIFICATE-----"""
+"""A certificate of nobody's."""
+
 Env: TypeAlias = Callable[..., None]
 
 
@@ -96,9 +108,11 @@ def test_every_variable_reaches_its_setting(env: Env, tmp_path: Path) -> None:
         VAULT_ADDR="https://vault",
         VAULT_NAMESPACE="team",
         VAULT_CACERT=str(file),
+        VAULT_CACERT_BYTES=PEM,
         VAULT_CAPATH=str(tmp_path),
         VAULT_CLIENT_CERT=str(file),
         VAULT_CLIENT_KEY=str(file),
+        VAULT_TLS_SERVER_NAME="vault.internal",
         VAULT_SKIP_VERIFY="t",
         VAULT_CLIENT_TIMEOUT="5s",
         VAULT_PG_AUTH="approle",
@@ -136,9 +150,11 @@ def test_every_variable_reaches_its_setting(env: Env, tmp_path: Path) -> None:
             "namespace": "team",
             "auth": auth.model_dump(),
             "ca_cert": file,
+            "ca_cert_bytes": PEM,
             "ca_path": tmp_path,
             "client_cert": file,
             "client_key": file,
+            "tls_server_name": "vault.internal",
             "skip_verify": True,
             "timeout": 5.0,
         },
@@ -173,6 +189,32 @@ def test_every_variable_reaches_its_setting(env: Env, tmp_path: Path) -> None:
     assert all(
         row.variable in os.environ for row in rows() if row.variable not in {None, "VAULT_TOKEN", "VAULT_PG_APPROLE_SECRET_ID"}
     )
+
+
+def test_the_address_of_an_agent_beats_that_of_vault(env: Env, toml: Callable[[str], Path]) -> None:
+    toml('vault.address = ["http://file", "http://other"]')
+    env(VAULT_TOKEN=SECRET, VAULT_PG_ROLE="app")
+    assert Settings().vault.addresses == ("http://file", "http://other")
+    env(VAULT_ADDR="http://vault:8200")
+    assert Settings().vault.address == "http://vault:8200"
+    env(VAULT_AGENT_ADDR="unix:///run/vault/agent.sock")
+    assert Settings().vault.addresses == ("unix:///run/vault/agent.sock",)
+    env(VAULT_AGENT_ADDR="ftp://vault")
+    (mistake,) = mistakes()
+    assert mistake.startswith("environment variable VAULT_AGENT_ADDR is no http or https URL")
+
+
+def test_several_addresses_are_checked_one_by_one(env: Env) -> None:
+    env(VAULT_TOKEN=SECRET, VAULT_PG_ROLE="app", VAULT_ADDR="https://a:8200/, https://b:8200 ,https://a:8200")
+    assert Settings().vault.addresses == ("https://a:8200", "https://b:8200")
+    for bad, said in (
+        ("https://a,b", "is no http or https URL"),
+        ("https://a,", "is no http"),
+        ("unix://agent.sock", "whole path"),
+    ):
+        env(VAULT_ADDR=bad)
+        (mistake,) = mistakes()
+        assert said in mistake
 
 
 def test_arguments_are_stronger_than_environment_and_that_than_the_file(env: Env, toml: Callable[[str], Path]) -> None:

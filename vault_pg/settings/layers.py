@@ -20,7 +20,7 @@ from pydantic_settings import BaseSettings, TomlConfigSettingsSource
 from vault_pg.settings import conninfo
 from vault_pg.settings.auth import METHODS, AuthMethod
 from vault_pg.settings.mistakes import did_you_mean
-from vault_pg.settings.tree import DEFAULT_DATABASE, Path, entries
+from vault_pg.settings.tree import DEFAULT_DATABASE, Entry, Path, entries, stronger_of
 from vault_pg.settings.values import trouble
 
 CONFIG = "VAULT_PG_CONFIG"
@@ -66,7 +66,7 @@ def keywords(data: Mapping[str, Any]) -> Layer:
 def environment(root: type[BaseModel], method: object) -> Layer:
     """The variables of all settings, of the login methods those of `method` alone. Empty variables count as not set."""
     names = {
-        entry.path: entry.variable
+        entry.path: _variable(entry)
         for entry in entries(root)
         if (entry.variable and entry.method in {"", method}) or entry.path == METHOD
     }
@@ -154,6 +154,12 @@ def nested(values: Mapping[Path, Any]) -> dict[str, Any]:
             value = values[path]
             table[path[-1]] = {} if is_table(path) and isinstance(value, dict) else value
     return tree
+
+
+def _variable(entry: Entry) -> str | None:
+    """The variable that counts: the stronger one where that is set."""
+    stronger = stronger_of(entry.field)
+    return stronger if stronger and os.environ.get(stronger, "").strip() else entry.variable
 
 
 def _of_method(values: dict[Path, Any], method: object) -> dict[Path, Any]:

@@ -17,9 +17,10 @@ DEFAULT_DATABASE = "default"
 
 @dataclass(frozen=True, slots=True)
 class Variable:
-    """Marks a field: the environment variable that it is read from."""
+    """Marks a field: the environment variable that it is read from, unless a `stronger` one is set."""
 
     name: str
+    stronger: str | None = None
 
 
 class Entry(NamedTuple):
@@ -53,6 +54,10 @@ def method_of(model: type[BaseModel]) -> str:
 
 def variable_of(field: FieldInfo) -> str | None:
     return next((mark.name for mark in field.metadata if isinstance(mark, Variable)), None)
+
+
+def stronger_of(field: FieldInfo) -> str | None:
+    return next((mark.stronger for mark in field.metadata if isinstance(mark, Variable)), None)
 
 
 def entries(model: type[BaseModel], path: Path = ()) -> Iterator[Entry]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import ssl
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
 from vault_pg.settings.auth import AuthSettings, TokenAuth
 from vault_pg.settings.model import Model
@@ -13,10 +14,22 @@ from vault_pg.settings.tree import Variable
 from vault_pg.settings.values import Directory, HeaderText, ReadableFile, Seconds, mistake
 
 
+def _joined(value: Any) -> Any:
+    return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else value
+
+
 class VaultSettings(Model):
     """Where Vault is and how to talk to it; Vault's own environment variables count as everywhere."""
 
-    address: Annotated[str, Variable("VAULT_ADDR"), Field(description="URL of Vault")] = "https://127.0.0.1:8200"
+    address: Annotated[
+        str,
+        Variable("VAULT_ADDR", stronger="VAULT_AGENT_ADDR"),
+        BeforeValidator(_joined),
+        Field(
+            description="URL of Vault, several of one cluster with commas between, or unix:///path of an agent's socket; "
+            "VAULT_AGENT_ADDR beats VAULT_ADDR"
+        ),
+    ] = "https://127.0.0.1:8200"
     namespace: Annotated[
         HeaderText | None, Variable("VAULT_NAMESPACE"), Field(description="Namespace (Vault Enterprise, OpenBao)")
     ] = None
@@ -24,12 +37,22 @@ class VaultSettings(Model):
     ca_cert: Annotated[
         ReadableFile | None, Variable("VAULT_CACERT"), Field(description="File with the CA certificate of Vault's server, PEM")
     ] = None
+    ca_cert_bytes: Annotated[
+        str | None, Variable("VAULT_CACERT_BYTES"), Field(description="The CA certificate itself, PEM, instead of a file")
+    ] = None
     ca_path: Annotated[Directory | None, Variable("VAULT_CAPATH"), Field(description="Directory of CA certificates, PEM")] = None
     client_cert: Annotated[
         ReadableFile | None, Variable("VAULT_CLIENT_CERT"), Field(description="File with our own TLS certificate, PEM")
     ] = None
     client_key: Annotated[
         ReadableFile | None, Variable("VAULT_CLIENT_KEY"), Field(description="File with the key of our own TLS certificate, PEM")
+    ] = None
+    tls_server_name: Annotated[
+        HeaderText | None,
+        Variable("VAULT_TLS_SERVER_NAME"),
+        Field(
+            description="Name that Vault's certificate is asked (SNI) and checked for, where it is not the host of the address"
+        ),
     ] = None
     skip_verify: Annotated[
         bool, Variable("VAULT_SKIP_VERIFY"), Field(description="Do not check Vault's TLS certificate; never in production")
@@ -43,10 +66,26 @@ class VaultSettings(Model):
     @field_validator("address")
     @classmethod
     def _usable_address(cls, value: str) -> str:
-        problem = _address_problem(value)
+        addresses = [address.strip().rstrip("/") for address in value.split(",")]
+        problem = next(filter(None, map(_address_problem, addresses)), None)
         if problem:
             raise mistake(f"{problem}: give a URL such as https://vault.example.com:8200")
-        return value.rstrip("/")
+        return ",".join(dict.fromkeys(addresses))
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """The nodes of one cluster, or ways to it, in the order of preference."""
+        return tuple(self.address.split(","))
+
+    @field_validator("ca_cert_bytes")
+    @classmethod
+    def _certificate(cls, value: str | None) -> str | None:
+        if value is not None:
+            try:
+                ssl.create_default_context(cadata=value)
+            except (ssl.SSLError, ValueError):
+                raise mistake("is no certificate in PEM: give the text that begins with -----BEGIN CERTIFICATE-----") from None
+        return value
 
     @field_validator("auth", mode="before")
     @classmethod
@@ -72,6 +111,12 @@ def _address_problem(address: str) -> str | None:
         host, _ = parts.hostname, parts.port  # reading the port checks it
     except ValueError:
         return "is no URL, or has no valid port"
+    if parts.scheme == "unix":
+        return (
+            None
+            if not host and parts.path.startswith("/")
+            else "names no Unix socket by its whole path, as unix:///run/agent.sock does"
+        )
     if parts.scheme not in {"http", "https"} or not host:
         return "is no http or https URL with a host"
     if parts.username is not None or parts.password is not None:

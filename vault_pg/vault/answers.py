@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import TypeAlias
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from vault_pg.errors import (
     BackendUnavailable,
@@ -43,8 +43,12 @@ _Plain: TypeAlias = type[
 
 
 def origin(url: str) -> str:
-    """Scheme, host and port of a URL; neither its path nor the credentials that it may hold."""
+    """Scheme, host and port of a URL, or of several with commas between; neither path nor the credentials that it may hold."""
+    if "," in url:
+        return ", ".join(map(origin, url.split(",")))
     parts = urlsplit(url)
+    if parts.scheme in {"unix", "http+unix"}:
+        return f"unix://{unquote(parts.netloc + parts.path if parts.scheme == 'unix' else parts.netloc)}"
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}" if parts.netloc else parts.path.rpartition("@")[2]
 
 

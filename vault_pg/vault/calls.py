@@ -23,6 +23,7 @@ from vault_pg.settings import VaultSettings
 from vault_pg.vault.adapter import connect
 from vault_pg.vault.answers import origin, within
 from vault_pg.vault.endpoints import Client
+from vault_pg.vault.nodes import Nodes
 
 T = TypeVar("T")
 
@@ -107,6 +108,7 @@ class ThreadCalls:
 
     def __init__(self, settings: VaultSettings) -> None:
         self._settings = settings
+        self._nodes = Nodes(settings.addresses)
         self._lock = threading.Lock()
         self._threads: set[threading.Thread] = set()
         self._closed = False
@@ -172,7 +174,7 @@ class ThreadCalls:
             log.warning("could not revoke what Vault granted to a caller that is gone; it ends at its TTL: %s", error)
 
     def _with_client(self, work: Callable[[Client], T], token: SecretStr | None, deadline: float, grace: float = 0.0) -> T:
-        client = connect(self._settings, deadline, grace)
+        client = connect(self._settings, deadline, grace, self._nodes)
         client.token = token.get_secret_value() if token is not None else ""
         try:
             return work(client)

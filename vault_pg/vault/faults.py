@@ -10,6 +10,7 @@ import os
 import socket
 import ssl
 from collections.abc import Iterator
+from urllib.parse import urlsplit
 
 import requests
 import urllib3.exceptions
@@ -53,6 +54,14 @@ def fault(question: Question, error: BaseException, timeout: float, most: float 
     return VaultUnavailable(_broken(question, error))
 
 
+def nothing_was_done(error: BaseException) -> bool:
+    """Vault can't have acted on the request: no connection came about, or one that is not followed or not trusted."""
+    if isinstance(error, (UnsafeRedirect, requests.exceptions.TooManyRedirects)):
+        return True
+    never = (urllib3.exceptions.NewConnectionError, urllib3.exceptions.ConnectTimeoutError, ssl.SSLCertVerificationError)
+    return any(isinstance(cause, never) for cause in _causes(error))
+
+
 def _tls(vault: str, error: ssl.SSLError) -> tuple[str, bool]:
     """What went wrong, and whether nothing but a changed setting helps."""
     if isinstance(error, ssl.SSLCertVerificationError):
@@ -81,7 +90,7 @@ def _broken(question: Question, error: BaseException) -> str:
         if isinstance(cause, (socket.gaierror, urllib3.exceptions.NameResolutionError)):
             return f"{vault} cannot be found: its name does not resolve"
         if isinstance(cause, FileNotFoundError):
-            return f"{vault} cannot be asked: {cause.filename or 'a file'} does not exist"
+            return f"{vault} cannot be asked: {_missing(question, cause)}"
         if isinstance(cause, ConnectionRefusedError):
             return f"{vault} refuses the connection: is it running, and is VAULT_ADDR right?"
         if isinstance(cause, (ConnectionError, http.client.HTTPException)):
@@ -92,6 +101,12 @@ def _broken(question: Question, error: BaseException) -> str:
         if isinstance(cause, OSError) and "TLS" in str(cause) and "path" in str(cause):
             return f"{vault} cannot be asked: the CA or client certificate file in its settings does not exist"
     return f"{vault} answered {question.path} with something that is not HTTP, or broke off"
+
+
+def _missing(question: Question, error: FileNotFoundError) -> str:
+    if urlsplit(question.address).scheme == "http+unix":
+        return "there is no such socket (does the agent run?)"
+    return f"{error.filename or 'a file'} does not exist"
 
 
 def _causes(error: BaseException, depth: int = 8) -> Iterator[BaseException]:

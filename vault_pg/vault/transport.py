@@ -12,12 +12,13 @@ import threading
 import time
 from collections.abc import Iterator
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 import requests
 from requests.adapters import HTTPAdapter
 from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
 from urllib3.response import HTTPResponse
 
 from vault_pg.vault.faults import UnsafeRedirect
@@ -80,9 +81,23 @@ _POOLS = {"http": _Pool, "https": _PoolTLS}
 
 
 class _WatchedAdapter(HTTPAdapter):
+    def __init__(self, server_name: str | None = None, ca_cert_bytes: str | None = None) -> None:
+        self._server_name = server_name
+        self._ca_cert_bytes = ca_cert_bytes
+        super().__init__()
+
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        if self._server_name:
+            kwargs["server_hostname"] = self._server_name
         super().init_poolmanager(*args, **kwargs)
         self.poolmanager.pool_classes_by_scheme = _POOLS
+
+    def cert_verify(self, conn: Any, url: str, verify: Any, cert: Any) -> None:
+        super().cert_verify(conn, url, verify, cert)  # type: ignore[no-untyped-call]  # requests types it in part only
+        if self._ca_cert_bytes and verify:
+            # requests knows files only; what it fell back on (its own, or REQUESTS_CA_BUNDLE) would be trusted instead.
+            conn.ca_certs = conn.ca_cert_dir = None
+            conn.conn_kw["ca_cert_data"] = self._ca_cert_bytes
 
     def proxy_manager_for(self, *args: Any, **kwargs: Any) -> Any:
         manager = super().proxy_manager_for(*args, **kwargs)
@@ -90,14 +105,66 @@ class _WatchedAdapter(HTTPAdapter):
         return manager
 
 
+UNIX = "http+unix://"
+"""What stands before the path of a Unix socket, quoted to pass for a host, in URLs that requests takes."""
+
+
+def url_of(address: str) -> str:
+    """An address of the settings as a URL for requests."""
+    path = address.removeprefix("unix://")
+    return address if path == address else UNIX + quote(path, safe="")
+
+
+class _UnixConnection(_Watched):
+    def __init__(self, path: str) -> None:
+        super().__init__("localhost")
+        self._path = path
+
+    def _new_conn(self) -> socket.socket:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            if isinstance(self.timeout, (int, float)):
+                sock.settimeout(self.timeout)
+            sock.connect(self._path)
+        except TimeoutError as error:
+            sock.close()
+            raise ConnectTimeoutError(self, f"{self._path} does not answer") from error
+        except OSError as error:
+            sock.close()
+            raise NewConnectionError(self, f"no connection to {self._path}") from error
+        return sock
+
+
+class _UnixPool(HTTPConnectionPool):
+    def __init__(self, path: str) -> None:
+        super().__init__("localhost")
+        self._path = path
+
+    def _new_conn(self) -> _UnixConnection:
+        return _UnixConnection(self._path)
+
+
+class _UnixAdapter(HTTPAdapter):
+    """Own code, as the libraries for this make connections that nobody else could cut at a deadline."""
+
+    def get_connection_with_tls_context(
+        self, request: requests.PreparedRequest, *_args: Any, **_kwargs: Any
+    ) -> HTTPConnectionPool:
+        return _UnixPool(unquote(urlsplit(request.url or "").netloc))
+
+    def request_url(self, request: requests.PreparedRequest, _proxies: Any) -> str:
+        return request.path_url
+
+
 class BoundedSession(requests.Session):
     """For one thread at a time."""
 
-    def __init__(self) -> None:
+    def __init__(self, server_name: str | None = None, ca_cert_bytes: str | None = None) -> None:
         super().__init__()
         self.max_redirects = MAX_REDIRECTS
-        self.mount("https://", _WatchedAdapter())
+        self.mount("https://", _WatchedAdapter(server_name, ca_cert_bytes))
         self.mount("http://", _WatchedAdapter())
+        self.mount(UNIX, _UnixAdapter())
 
     def rebuild_auth(self, prepared_request: requests.PreparedRequest, response: requests.Response) -> None:
         """Called before a redirect is followed, and the token header goes along with it."""
