@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         ProofFailed,
         RoleNotFound,
         SettingsError,
+        SourceError,
         TokenInvalid,
         VaultError,
         VaultPgError,
@@ -48,9 +49,11 @@ if TYPE_CHECKING:
         ManagerStarted,
         ManagerStopped,
         NotificationsMissed,
+        PasswordExchanged,
         RenewalFailed,
         RevocationFailed,
         RotationFailed,
+        SourceUnreadable,
         StartDelayed,
         StatusUnavailable,
         TaskDied,
@@ -61,6 +64,7 @@ if TYPE_CHECKING:
         TokenRevocationFailed,
         TokenRevoked,
     )
+    from vault_pg.lease import Credential, Ending, Grant, Lease
     from vault_pg.manager.connect import connect
     from vault_pg.manager.manager import LeaseManager
     from vault_pg.manager.registry import get_pool
@@ -74,16 +78,18 @@ if TYPE_CHECKING:
     from vault_pg.pool.retry import RetryPolicy
     from vault_pg.pool.subscription import Gap
     from vault_pg.settings import AppRoleAuth, DatabaseSettings, Settings, TokenAuth, VaultSettings
+    from vault_pg.source import CredentialSource
     from vault_pg.version import __version__
 
 _ERRORS = (
     "BackendUnavailable", "CommitOutcomeUnknown", "CredentialRejected", "DatabaseError", "DatabaseNotFound", "DatabaseUnavailable",
     "LoginFailed", "MountNotFound", "NoCredential", "NotRenewable", "NotRunning", "PermissionDenied", "ProofFailed", "RoleNotFound",
-    "SettingsError", "TokenInvalid", "VaultError", "VaultPgError", "VaultRefused", "VaultSealed", "VaultUnavailable",
+    "SettingsError", "SourceError", "TokenInvalid", "VaultError", "VaultPgError", "VaultRefused", "VaultSealed", "VaultUnavailable",
 )  # fmt: skip
 _EVENTS = (
     "CredentialExpired", "DatabaseRecovered", "DrainOverdue", "Event", "GenerationClosed", "GenerationRetired", "LeaseIssued",
-    "LeaseLost", "LeaseRenewed", "LeaseRevoked", "LeaseRotated", "ManagerStarted", "ManagerStopped", "NotificationsMissed", "RenewalFailed",
+    "LeaseLost", "LeaseRenewed", "LeaseRevoked", "LeaseRotated", "ManagerStarted", "ManagerStopped", "NotificationsMissed",
+    "PasswordExchanged", "RenewalFailed", "SourceUnreadable",
     "RevocationFailed", "RotationFailed", "StatusUnavailable", "TaskDied", "TokenIssued", "TokenLost", "TokenRenewalFailed",
     "TokenRenewed", "TokenRevocationFailed", "TokenRevoked", "LeasesLeftBehind", "StartDelayed",
 )  # fmt: skip
@@ -92,7 +98,9 @@ _HOME = {
     **dict.fromkeys(_ERRORS, "errors"),
     **dict.fromkeys(_EVENTS, "events"),
     **dict.fromkeys(_SETTINGS, "settings"),
+    **dict.fromkeys(("Credential", "Ending", "Grant", "Lease"), "lease"),
     "ConnectionInfo": "pool.info",
+    "CredentialSource": "source",
     "Gap": "pool.subscription",
     "HotSwapPool": "pool.holder",
     "LeaseManager": "manager.manager",
@@ -112,19 +120,24 @@ __all__ = [
     "BackendUnavailable",
     "CommitOutcomeUnknown",
     "ConnectionInfo",
+    "Credential",
     "CredentialExpired",
     "CredentialRejected",
+    "CredentialSource",
     "DatabaseError",
     "DatabaseNotFound",
     "DatabaseRecovered",
     "DatabaseSettings",
     "DatabaseUnavailable",
     "DrainOverdue",
+    "Ending",
     "Event",
     "Gap",
     "GenerationClosed",
     "GenerationRetired",
+    "Grant",
     "HotSwapPool",
+    "Lease",
     "LeaseIssued",
     "LeaseLost",
     "LeaseManager",
@@ -141,6 +154,7 @@ __all__ = [
     "NotRunning",
     "Notifications",
     "NotificationsMissed",
+    "PasswordExchanged",
     "PermissionDenied",
     "ProofFailed",
     "RenewalFailed",
@@ -152,6 +166,8 @@ __all__ = [
     "RotationFailed",
     "Settings",
     "SettingsError",
+    "SourceError",
+    "SourceUnreadable",
     "StartDelayed",
     "Status",
     "StatusUnavailable",

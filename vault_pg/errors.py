@@ -4,6 +4,7 @@
     ├── SettingsError            bad settings; every mistake of one start at once
     ├── NotRunning               `get_pool()` with no manager running
     ├── NoCredential             no credential that works: checkouts are refused until there is one
+    ├── SourceError              a file or a function that the credential comes from gives none now (transient)
     ├── CommitOutcomeUnknown     the connection was lost between COMMIT and its answer
     ├── EndpointError            the status socket can't be served or its directory can't be trusted
     ├── VaultError
@@ -53,6 +54,12 @@ class NotRunning(VaultPgError):
 
 class NoCredential(VaultPgError):
     """There is no credential that works; the message says for which role, since when and why."""
+
+
+class SourceError(VaultPgError):
+    """A source other than Vault gives no credential now. Sources of yours raise it to have their own words in the log."""
+
+    transient = True
 
 
 class CommitOutcomeUnknown(VaultPgError):

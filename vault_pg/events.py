@@ -26,15 +26,17 @@ class LeaseEvent(Event):
     """About one lease of one database."""
 
     database: str
-    role: str
-    lease_id: str
+    role: str | None
+    """Vault's; None where the credential comes from elsewhere."""
+    lease_id: str | None
     username: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeaseIssued(LeaseEvent):
     name: ClassVar[str] = "lease.issued"
-    ttl_seconds: float
+    ttl_seconds: float | None
+    """None where nobody knows of an end."""
     renewable: bool
 
 
@@ -60,6 +62,29 @@ class LeaseRotated(LeaseEvent):
     why: str
     seconds: float
     """From the request to Vault to the swap."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PasswordExchanged(LeaseEvent):
+    """The same role has another password: it is proven, and what the pool opens from now on logs in with it. No connection was closed."""
+
+    name: ClassVar[str] = "credential.exchanged"
+    ttl_seconds: float | None
+    """Until it is to change again; None where nobody knows."""
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceUnreadable(Event):
+    """The source gives no credential now; the one before serves on."""
+
+    name: ClassVar[str] = "source.unreadable"
+    level: ClassVar[str] = "error"
+    database: str
+    role: str | None
+    error: str
+    attempt: int
+    retry_in_seconds: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,12 +124,12 @@ class RotationFailed(Event):
     name: ClassVar[str] = "lease.rotation_failed"
     level: ClassVar[str] = "error"
     database: str
-    role: str
+    role: str | None
     error: str
     attempt: int
     retry_in_seconds: float | None
     remaining_seconds: float | None
-    """What the current credential still serves; None where there is none."""
+    """What the current credential still serves; None where there is none, or no end of it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,7 +139,7 @@ class CredentialExpired(Event):
     name: ClassVar[str] = "credential.expired"
     level: ClassVar[str] = "critical"
     database: str
-    role: str
+    role: str | None
     error: str
 
 
@@ -124,7 +149,7 @@ class DatabaseRecovered(Event):
 
     name: ClassVar[str] = "credential.recovered"
     database: str
-    role: str
+    role: str | None
     outage_seconds: float
 
 

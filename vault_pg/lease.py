@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
+from enum import StrEnum
 
 from pydantic import SecretStr
 
@@ -23,6 +25,32 @@ class Credential:
 
     username: str
     password: SecretStr
+
+
+class Ending(StrEnum):
+    """What is over when a lease ends."""
+
+    ROLE = "role"
+    """The role is dropped, and with it the rights of sessions that are open."""
+    PASSWORD = "password"  # noqa: S105 - a kind of ending
+    """Logins by this password are refused from then on; open sessions live on. The next password can be had before."""
+    CHANGE = "change"
+    """The same, and the next password is not there before: the source changes it then, or soon after."""
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """What a source gives: a credential, and for how long. Seconds count from the moment that the source was asked."""
+
+    credential: Credential
+    ttl: float = math.inf
+    """Without one nobody knows of an end."""
+    ending: Ending = Ending.ROLE
+    lease_id: str = ""
+    """What a source needs to renew and revoke it; without one it is not revoked."""
+    renewable: bool = False
+    token_serial: int = 0
+    """Of the Vault token that it dies with; 0: of none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +93,10 @@ class Token:
         return replace(self, granted_at=granted_at, ttl=ttl, asked=asked, renewable=renewable)
 
 
+NO_TOKEN = Token(SecretStr(""), serial=0, issued_at=-math.inf, granted_at=0.0, ttl=None, renewable=False)
+"""Stands for the token of a lease that depends on none."""
+
+
 @dataclass(frozen=True, slots=True)
 class Lease:
     """A leased credential as last granted. Instants are on the lease clock, durations in seconds.
@@ -73,9 +105,11 @@ class Lease:
     """
 
     id: str
+    """Empty where there is nothing to renew or revoke."""
     credential: Credential
-    mount: str
-    role: str
+    mount: str | None
+    role: str | None
+    """Vault's; None where it comes from elsewhere."""
     token_serial: int
     issued_at: Instant
     granted_at: Instant
@@ -87,10 +121,43 @@ class Lease:
     renewals: int = 0
     asked: float | None = None
     """Seconds that the last renewal asked for."""
+    ending: Ending = Ending.ROLE
+    unchanged: int = 0
+    """How often it was read with the same password since that should have changed."""
+
+    @classmethod
+    def of(cls, grant: Grant, asked_at: Instant, *, mount: str | None = None, role: str | None = None) -> Lease:
+        """What was granted to a request that was sent at `asked_at`."""
+        return cls(
+            id=grant.lease_id,
+            credential=grant.credential,
+            mount=mount,
+            role=role,
+            token_serial=grant.token_serial,
+            issued_at=asked_at,
+            granted_at=asked_at,
+            ttl=grant.ttl,
+            default_ttl=grant.ttl,
+            renewable=grant.renewable,
+            ending=grant.ending,
+        )
 
     @property
     def end(self) -> Instant:
         return self.granted_at + self.ttl
+
+    @property
+    def outlived(self) -> bool:
+        """Open sessions live on past its end."""
+        return self.ending is not Ending.ROLE
+
+    def after(self, before: Lease | None) -> Lease:
+        """The same, in view of what was read before: a password that was to change by now and has not makes it doubtful."""
+        same = before is not None and before.credential == self.credential
+        if not same or before is None or self.ending is not Ending.CHANGE:
+            return self
+        overdue = bool(before.unchanged) or self.granted_at >= before.end
+        return replace(self, issued_at=before.issued_at, unchanged=before.unchanged + 1 if overdue else 0)
 
     @property
     def capped(self) -> bool:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from vault_pg.clock import Instant
-from vault_pg.lease import Lease, Token
+from vault_pg.lease import Ending, Lease, Token
 
 RENEW_WINDOW = (0.42, 0.75)
 """Fractions of the TTL. The upper end leaves a quarter of the TTL for an outage of Vault; the lower one keeps it to 1.75 requests a TTL."""
@@ -27,6 +27,16 @@ ROTATE_WINDOW = 0.75
 
 HURRIED_WINDOW = 0.1
 """The same, where less is left than a rotation should have: then time to drain is worth more than spreading out."""
+
+ODD_SECOND = 1.0
+"""Vault counts a static role's `ttl` in whole seconds, and starts it over a moment before the password is another one. So it is read
+that long after the end, and again while the password is still the old one."""
+
+ODD_READS = 5
+"""So often it is read again in growing intervals; then it is believed that the password stays."""
+
+CHANGE_SPREAD = 0.01
+"""Part of its ttl over which the processes that share a static role spread their reading, no less than a second and no more than ten."""
 
 BACKOFF_FLOOR = 0.1
 BACKOFF_BASE = 0.5
@@ -73,8 +83,10 @@ def horizon(lease: Lease, token: Token, max_age: float | None = None) -> Instant
     """The instant past which the lease's credential can't be trusted.
 
     The earliest of: the lease's end as last granted, the end of the token that asked for it, issue + `max_age`.
-    `token` is the token that asked for the lease, as last granted.
+    `token` is the token that asked for the lease, as last granted. Where only the password ends there is none: what is open serves on.
     """
+    if lease.outlived:
+        return math.inf
     ends = [lease.end, token.end]
     if max_age is not None:
         ends.append(lease.issued_at + max_age)
@@ -104,7 +116,11 @@ def next_step(lease: Lease, token: Token, current: Token, draw: float, limits: L
     `token` asked for the lease; `current` is the token that a new lease would be asked for with. The two differ after a new
     login: then the lease has to be rotated while the old token still lives.
     """
+    if lease.outlived:
+        return _next_reading(lease, draw, limits)
     aged_out = math.inf if limits.max_age is None else lease.issued_at + limits.max_age
+    if min(lease.end, token.end, aged_out) == math.inf and current.serial == token.serial:
+        return Hold(math.inf, "it has no end that anyone knows")
     if current.serial != token.serial:
         start, end = max(lease.issued_at, current.issued_at), min(lease.end, token.end, aged_out)
         return Rotate(rotate_point(start, end, limits.lead, draw), "the token that asked for it is replaced")
@@ -121,6 +137,21 @@ def next_step(lease: Lease, token: Token, current: Token, draw: float, limits: L
         return Rotate(at, f"{_share(draw, first=False):.2f} of the TTL of a lease that cannot be renewed")
     first = lease.renewals == 0
     return Renew(renew_point(lease.granted_at, lease.ttl, draw, first=first), f"{_share(draw, first=first):.2f} of the TTL")
+
+
+def _next_reading(lease: Lease, draw: float, limits: Limits) -> Step:
+    """When to ask for the next password of a lease whose sessions live on: for one that expires before its end, else soon after it."""
+    if lease.unchanged and (lease.unchanged <= ODD_READS or lease.ttl < ODD_SECOND):
+        wait = ODD_SECOND * min(lease.unchanged, BACKOFF_CAP)
+        return Rotate(lease.granted_at + wait, "its password should have changed by now")
+    if lease.ending is Ending.CHANGE:
+        spread = min(max(1.0, lease.ttl * CHANGE_SPREAD), 10.0) if lease.ttl < math.inf else 1.0
+        at, why = lease.end + ODD_SECOND / 2 + spread * draw, "its password changes then"
+    else:
+        at, why = renew_point(lease.granted_at, lease.ttl, draw), "its password expires"
+    if limits.max_age is not None and lease.granted_at + limits.max_age < at:
+        return Rotate(lease.granted_at + limits.max_age, "max age is near")
+    return Rotate(at, why)
 
 
 def increment(lease: Lease, now: Instant, wanted: float | None = None) -> float:

@@ -55,6 +55,7 @@ async def survives(mount: Mount, kill: Callable[[LeaseManager], object]) -> list
 def lease_of(manager: LeaseManager) -> str:
     lease = manager.status().databases[0].lease
     assert lease is not None
+    assert lease.id is not None
     return lease.id
 
 

@@ -34,6 +34,8 @@ class MemoryConnection(psycopg.AsyncConnection[Any]):
         await asyncio.sleep(cls.server.latency)
         if cls.server.failure is not None:
             raise cls.server.failure
+        if cls.server.passwords.get(kwargs["user"], kwargs["password"]) != kwargs["password"]:
+            raise psycopg.OperationalError(f'FATAL:  password authentication failed for user "{kwargs["user"]}"')
         conn = cls(cast("PGconn", _PGconn()))
         conn.user = kwargs["user"]
         cls.server.open.append(conn)
@@ -60,6 +62,8 @@ class MemoryPostgres:
         self.open: list[MemoryConnection] = []
         self.executed: list[tuple[str, str]] = []
         self.failure: psycopg.Error | None = None
+        self.passwords: dict[str, str] = {}
+        """Of the users who have to give the right one."""
         self.latency = 0.01
         """Seconds that a login takes."""
         self.connection_class: Any = type("Connection", (MemoryConnection,), {"server": self})

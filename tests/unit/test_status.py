@@ -86,6 +86,7 @@ def test_the_json_is_the_documented_one() -> None:
                             "remaining_seconds": 3000.5,
                             "renewable": True,
                             "renewals": 2,
+                            "ending": "role",
                         },
                         "next": {"action": "renew", "in_seconds": 800.1, "why": "0.55 of the TTL"},
                         "pool": {"generation": 3, "size": 6, "in_use": 2, "waiting": 0, "max_size": 10},

@@ -16,7 +16,7 @@ from vault_pg.cli.bar import bar, share, spark
 from vault_pg.cli.event_words import describe
 from vault_pg.cli.load import Meter, percentile
 from vault_pg.cli.record import Record
-from vault_pg.cli.status_view import due, lease_bar, next_step, pool_use
+from vault_pg.cli.status_view import due, lease_bar, lease_life, next_step, pool_use
 from vault_pg.cli.verdict import Plan, milliseconds
 from vault_pg.cli.wording import count, duration
 from vault_pg.events import Event
@@ -94,7 +94,7 @@ class PlainView(View):
         if pool is not None:
             facts.append(f"generation {pool.generation}: {pool_use(pool).plain}")
         if lease is not None:
-            facts.append(f"lease {duration(lease.remaining_seconds)} of {duration(lease.ttl_seconds)}")
+            facts.append(f"lease {lease_life(lease)}")
         if step is not None:
             facts.append(due(step))
         return "; ".join(facts)

@@ -16,8 +16,10 @@ from vault_pg.events import (
     LeaseRenewed,
     LeaseRevoked,
     LeaseRotated,
+    PasswordExchanged,
     RenewalFailed,
     RotationFailed,
+    SourceUnreadable,
     TokenIssued,
     TokenRenewed,
 )
@@ -32,7 +34,16 @@ def describe(event: Event) -> str:
 
 @describe.register
 def _(event: LeaseIssued) -> str:
-    return f"{event.username}, for {duration(event.ttl_seconds)}"
+    return f"{event.username}{_life(event.ttl_seconds)}"
+
+
+def _life(ttl: float | None) -> str:
+    return "" if ttl is None else f", for {duration(ttl)}"
+
+
+@describe.register
+def _(event: PasswordExchanged) -> str:
+    return f"{event.username} has another password{_life(event.ttl_seconds)}: {event.why}"
 
 
 @describe.register
@@ -57,7 +68,7 @@ def _(event: LeaseLost) -> str:
 
 
 @describe.register
-def _(event: RenewalFailed | RotationFailed) -> str:
+def _(event: RenewalFailed | RotationFailed | SourceUnreadable) -> str:
     again = "" if event.retry_in_seconds is None else f"; again in {duration(event.retry_in_seconds)}"
     return f"{event.error}{again}"
 

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from vault_pg.cli.bar import bar, colour, share
 from vault_pg.cli.wording import count, duration, printable
+from vault_pg.lease import Ending
 from vault_pg.manager.reader import Survey
 from vault_pg.manager.status import DatabaseStatus, LeaseStatus, NextStep, PoolStatus, Status
 
@@ -55,10 +56,9 @@ def _database(database: DatabaseStatus) -> RenderableType:
     facts = Table.grid(padding=(0, 2, 0, 0))
     facts.add_column(style="bright_black", min_width=LABEL, no_wrap=True)
     facts.add_column(overflow="fold")
-    facts.add_row("lease", _lease(database.lease))
+    facts.add_row(_what_ends(database.lease), _lease(database.lease))
     if database.lease is not None:
-        renewals = count(database.lease.renewals, "renewal")
-        facts.add_row("", Text(printable(f"{database.lease.username}, {renewals}"), "bright_black"))
+        facts.add_row("", Text(printable(_user(database.lease)), "bright_black"))
     facts.add_row("next", next_step(database.next))
     facts.add_row("pool", _pool(database.pool))
     for old in database.draining:
@@ -74,7 +74,10 @@ def _database(database: DatabaseStatus) -> RenderableType:
 def _title(database: DatabaseStatus) -> Text:
     return Text.assemble(
         (printable(database.name), "bold"),
-        (printable(f"  role {database.mount}/{database.role}"), "bright_black"),
+        (
+            printable(f"  role {database.mount}/{database.role}" if database.role is not None else "  not from Vault"),
+            "bright_black",
+        ),
         "  ",
         (database.state, STATE_STYLE[database.state]),
         (f"  {count(database.rotations, 'rotation')}", "bright_black"),
@@ -85,12 +88,39 @@ def _lease(lease: LeaseStatus | None) -> Text:
     return Text("none: no credential that works", "bold red") if lease is None else lease_bar(lease, BAR_WIDTH)
 
 
+def _what_ends(lease: LeaseStatus | None) -> str:
+    return "lease" if lease is None or lease.ending is Ending.ROLE else "password"
+
+
+def _user(lease: LeaseStatus) -> str:
+    return lease.username if lease.id is None else f"{lease.username}, {count(lease.renewals, 'renewal')}"
+
+
 def lease_bar(lease: LeaseStatus, width: int) -> Text:
-    left = share(lease.remaining_seconds, lease.ttl_seconds)
-    if lease.remaining_seconds <= 0:
+    remaining, ttl = lease.remaining_seconds, lease.ttl_seconds
+    if remaining is None or ttl is None:
+        return Text("no end known", "green")
+    if lease.expired:
         return Text.assemble(bar(0, width), "  ", ("expired", "bold red"))
-    words = f"{duration(lease.remaining_seconds)} of {duration(lease.ttl_seconds)}"
-    return Text.assemble(bar(left, width), "  ", (words, colour(left)))
+    if remaining <= 0:
+        return Text.assemble(bar(0, width), "  ", ("over; open connections serve on", "yellow"))
+    left = share(remaining, ttl)
+    # A password that is to change is no cause for alarm.
+    style = colour(left) if lease.ending is Ending.ROLE else "green"
+    return Text.assemble(bar(left, width, style=style), "  ", (lease_life(lease), style))
+
+
+def lease_life(lease: LeaseStatus) -> str:
+    if lease.remaining_seconds is None or lease.ttl_seconds is None:
+        return "with no end known"
+    return f"{duration(lease.remaining_seconds)} of {duration(lease.ttl_seconds)}"
+
+
+def lease_left(lease: LeaseStatus) -> str:
+    """In one word: `3000s/3600s`, or `endless`."""
+    if lease.remaining_seconds is None or lease.ttl_seconds is None:
+        return "endless"
+    return f"{lease.remaining_seconds:.0f}s/{lease.ttl_seconds:.0f}s"
 
 
 def next_step(step: NextStep | None) -> Text:
@@ -132,9 +162,7 @@ def lines(survey: Survey) -> list[str]:
 def _line(manager: Status, database: DatabaseStatus) -> str:
     lease, step, pool = database.lease, database.next, database.pool
     facts = [f"pid={manager.pid} health={manager.health} database={database.name} state={database.state}"]
-    facts.append(
-        f"lease={lease.remaining_seconds:.0f}s/{lease.ttl_seconds:.0f}s user={lease.username}" if lease else "lease=none"
-    )
+    facts.append(f"{_what_ends(lease)}={lease_left(lease)} user={lease.username}" if lease else "lease=none")
     if step is not None:
         facts.append(f"next={step.action} in={step.in_seconds:.0f}s")
     if pool is not None:

@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import itertools
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 from psycopg import AsyncConnection
 
 from vault_pg.clock import wall
 from vault_pg.errors import NotRunning, VaultPgError
-from vault_pg.events import CredentialExpired
+from vault_pg.events import CredentialExpired, TaskDied
+from vault_pg.lease import NO_TOKEN
 from vault_pg.manager.ledger import Ledger
 from vault_pg.manager.renewal import Renewal
-from vault_pg.manager.rotation import Rotation
+from vault_pg.manager.rotation import Rotation, patience
 from vault_pg.manager.suspicion import Suspicion
 from vault_pg.manager.tenure import Tenure
 from vault_pg.pool import HotSwapPool, LeasedPool, build
-from vault_pg.schedule import Hold, Renew, Rotate
+from vault_pg.schedule import Hold, Renew, Rotate, backoff
+from vault_pg.source import Watches
 
 MOMENT = 0.001
 """Seconds that no clock of ours tells apart: a timer that rang this much early has rung."""
 
+LONGEST_NAP = 3600.0
+"""Seconds; where there is no end in sight, it is looked at again this often."""
 
 LOST_GRACE = 1.5
 """Seconds that a lost credential may still be handed out while its replacement is under way."""
@@ -48,11 +54,11 @@ class Keeper:
         Raises VaultPgError; a lease that it made is then orphaned.
         """
         tenure = self.tenure
-        patience = min(tenure.settings.build_timeout, 0.8 * timeout)  # the rest is for Vault, and for telling what went wrong
-        settings = tenure.settings.model_copy(update={"build_timeout": patience})
         lease = await self.ledger.issue()
+        wait = min(patience(lease, tenure.settings), 0.8 * timeout)  # the rest is for Vault, and for telling what went wrong
+        settings = tenure.settings.model_copy(update={"build_timeout": wait})
         try:
-            pool = await build(lease.credential, settings, name=f"{self.name}-1", lease_id=lease.id)
+            pool = await build(lease.credential, settings, name=f"{self.name}-1", lease_id=lease.id or None)
             try:
                 await pool.open(wait=True, timeout=settings.build_timeout)
             except BaseException:
@@ -73,30 +79,35 @@ class Keeper:
         )
         self._watch(pool)
         self.rotation = Rotation(
-            tenure, self.ledger, self.renewal, self.holder, given_up=self._expire, ended=self._ended, watch=self._watch
+            tenure, self.ledger, self.renewal, self.holder, pool, given_up=self._expire, ended=self._ended, watch=self._watch
         )
         tenure.adopt(lease)
         tenure.on_lost = self._lost
-        self._deaf = tenure.session.add_token_listener(self._token_changed)
+        if tenure.session is not None:
+            self._deaf = tenure.session.add_token_listener(self._token_changed)
         self._arm()
 
     async def run(self) -> None:
         """Do what is due, for ever."""
         if self.rotation is None:
             raise NotRunning(f"the keeper of {self.name!r} has not been started")
+        async with self._watching():
+            await self._run(self.rotation)
+
+    async def _run(self, rotation: Rotation) -> None:
         self._arm()
         while True:
             if self.suspicion.pending and self.suspicion.due_in <= MOMENT:
                 await self.suspicion.investigate()
             step = self.tenure.next_step()
             if (wait := step.at - self.tenure.clock()) > MOMENT:
-                await self.tenure.nap(min(wait, self.suspicion.due_in) if self.suspicion.pending else wait)
+                await self.tenure.nap(min(wait, self.suspicion.due_in) if self.suspicion.pending else min(wait, LONGEST_NAP))
                 continue
             match step:
                 case Renew():
                     await self.renewal.run()
                 case Rotate(why=why):
-                    await self.rotation.run(why)
+                    await rotation.run(why)
                 case Hold(why=why):
                     self._expire(why)
             self._arm()
@@ -124,7 +135,7 @@ class Keeper:
     def token_serials(self) -> set[int]:
         """The tokens that this database still depends on."""
         lease = self.tenure.lease
-        return self.ledger.token_serials | (set() if lease is None else {lease.token_serial})
+        return self.ledger.token_serials | (set() if lease is None else {lease.token_serial} - {NO_TOKEN.serial})
 
     def recheck(self) -> None:
         """The clocks have parted, so timers may be late and the lease may have ended: ask Vault, assume nothing."""
@@ -135,6 +146,30 @@ class Keeper:
         """A login that PostgreSQL refuses makes the credential that serves doubtful."""
         holder = self.holder
         pool.connector.on_rejected = lambda: self.suspicion.raise_() if holder is not None and holder.serves(pool) else None
+
+    @asynccontextmanager
+    async def _watching(self) -> AsyncIterator[None]:
+        """Beside what is done meanwhile: a source that may change at any time is watched."""
+        source = self.tenure.source
+        if not isinstance(source, Watches):
+            yield
+            return
+        watching = asyncio.create_task(self._watch_source(source), name=f"vault-pg-watch-{self.name}")
+        try:
+            yield
+        finally:
+            watching.cancel()
+            await asyncio.wait([watching])
+
+    async def _watch_source(self, source: Watches) -> None:
+        for failures in itertools.count(1):
+            try:
+                while True:
+                    await source.watch()
+                    self.tenure.ask_again("its source has changed")
+            except Exception as error:  # noqa: BLE001 - a source may be foreign code, and has to be watched all the same
+                self.tenure.emit(TaskDied(task=f"watch of {self.name}", error=f"{type(error).__name__}: {error}"))
+            await asyncio.sleep(backoff(failures, 1.0))
 
     # -- the horizon
 
@@ -180,10 +215,10 @@ class Keeper:
         tenure.refused_since = now = tenure.clock()
         tenure.last_error = tenure.last_error or why
         since = wall(now, now)
-        role = tenure.settings.role
+        source = "Vault" if tenure.role is not None else "its source"
         self.holder.refuse(
-            f"no credential for role {role!r} since {since:%H:%M:%S} UTC: {why}; "
-            "checkouts fail until Vault gives a new one, which is being tried all the time"
+            f"no credential for {tenure.whose} since {since:%H:%M:%S} UTC: {why}; "
+            f"checkouts fail until {source} gives a new one, which is being tried all the time"
         )
-        tenure.emit(CredentialExpired(database=self.name, role=role, error=why))
+        tenure.emit(CredentialExpired(database=self.name, role=tenure.role, error=why))
         tenure.wake()

@@ -1,11 +1,11 @@
-"""The leases of one database that Vault may still hold alive, so that none is forgotten and none is minted for nothing."""
+"""The leases of one database that their source may still hold alive, so that none is forgotten and none is minted for nothing."""
 
 from __future__ import annotations
 
 from vault_pg.errors import TokenInvalid, VaultPgError, VaultUnavailable
 from vault_pg.events import LeaseIssued, LeaseRevoked, RevocationFailed
-from vault_pg.lease import Lease
-from vault_pg.manager.tenure import Tenure
+from vault_pg.lease import NO_TOKEN, Lease
+from vault_pg.manager.tenure import Tenure, seconds
 from vault_pg.schedule import call_timeout
 
 MOST_LIVE = 3
@@ -26,7 +26,7 @@ class Ledger:
 
     @property
     def live(self) -> list[Lease]:
-        """Every lease that Vault may still hold; those that were lost or have ended are not."""
+        """Every lease that its source may still hold; those that were lost or have ended are not."""
         now = self._tenure.clock()
         self._live = {key: lease for key, lease in self._live.items() if lease.end > now}
         return list(self._live.values())
@@ -41,24 +41,29 @@ class Ledger:
 
     async def issue(self) -> Lease:
         """A new lease. Raises VaultError, also when too many are alive that can't be revoked."""
-        tenure, settings = self._tenure, self._tenure.settings
-        await tenure.session.settled(timeout=tenure.vault_timeout)
+        tenure = self._tenure
+        if tenure.session is not None:
+            await tenure.session.settled(timeout=tenure.vault_timeout)
         await self.revoke_orphans()
         if len(self.live) >= MOST_LIVE:
             raise VaultUnavailable(
-                f"{MOST_LIVE} leases of role {settings.role!r} are alive and cannot be revoked now: no further one is asked for"
+                f"{MOST_LIVE} leases of {tenure.whose} are alive and cannot be revoked now: no further one is asked for"
             )
         self._bucket = max(0.0, self._bucket - 1.0)
         timeout = call_timeout(tenure.left, most=tenure.vault_timeout)
-        lease = await tenure.session.issue(settings.mount, settings.role, timeout=timeout)
-        self._live[lease.id] = lease
-        tenure.tell(LeaseIssued, lease, ttl_seconds=lease.ttl, renewable=lease.renewable)
+        asked_at, before = tenure.clock(), tenure.lease
+        grant = await tenure.source.issue(timeout=timeout)
+        lease = Lease.of(grant, asked_at, mount=tenure.mount, role=tenure.role).after(before)
+        if lease.id:
+            self._live[lease.id] = lease
+        if before is None or before.credential.username != lease.credential.username:
+            tenure.tell(LeaseIssued, lease, ttl_seconds=seconds(lease.ttl), renewable=lease.renewable)
         return lease
 
     @property
     def token_serials(self) -> set[int]:
         """The tokens that leases still depend on."""
-        return {lease.token_serial for lease in (*self.live, *self._orphans.values())}
+        return {lease.token_serial for lease in (*self.live, *self._orphans.values())} - {NO_TOKEN.serial}
 
     def renewed(self, lease: Lease) -> None:
         self._live[lease.id] = lease
@@ -80,11 +85,13 @@ class Ledger:
     async def revoke(self, lease: Lease, timeout: float | None = None) -> None:
         """Revoke a lease. What fails is told, tried again later if that makes sense, and never raised."""
         tenure = self._tenure
+        if not lease.id:
+            return
         self.orphan(lease)
         try:
-            await tenure.session.revoke(lease, timeout=tenure.vault_timeout if timeout is None else timeout)
+            await tenure.source.revoke(lease, timeout=tenure.vault_timeout if timeout is None else timeout)
         except TokenInvalid:
-            if tenure.session.is_dead(lease.token_serial):
+            if tenure.session is None or tenure.session.is_dead(lease.token_serial):
                 self.lost(lease)  # it died with its token
         except VaultPgError as error:
             tenure.tell(RevocationFailed, lease, error=str(error))

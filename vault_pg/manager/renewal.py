@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 
 from tenacity import RetryCallState
 
@@ -57,8 +58,11 @@ class Renewal:
         if before is None or tenure.lost is not None:
             return
         left = before.end - tenure.clock()
-        asked = schedule.increment(before, tenure.clock(), tenure.limits.increment)
-        lease = await tenure.session.renew(before, asked, timeout=schedule.call_timeout(tenure.left, most=tenure.vault_timeout))
+        asked_at = tenure.clock()
+        asked = float(math.ceil(schedule.increment(before, asked_at, tenure.limits.increment)))
+        timeout = schedule.call_timeout(tenure.left, most=tenure.vault_timeout)
+        grant = await tenure.source.renew(before, asked, timeout=timeout)
+        lease = before.renewed(granted_at=asked_at, ttl=grant.ttl, asked=asked, renewable=grant.renewable)
         self._ledger.renewed(lease)
         if tenure.lease is not before:
             return  # replaced while it was being renewed

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import psycopg
@@ -13,15 +14,24 @@ from tenacity import RetryCallState
 from vault_pg import schedule
 from vault_pg.clock import Instant
 from vault_pg.errors import ProofFailed, VaultPgError
-from vault_pg.events import DatabaseRecovered, LeaseRotated, RotationFailed, TaskDied
+from vault_pg.events import DatabaseRecovered, LeaseRotated, PasswordExchanged, RotationFailed, SourceUnreadable, TaskDied
 from vault_pg.lease import Lease
 from vault_pg.manager.ledger import Ledger
 from vault_pg.manager.renewal import Renewal
-from vault_pg.manager.tenure import ASKED, Tenure, failure
-from vault_pg.pool import HotSwapPool, LeasedPool, build
+from vault_pg.manager.tenure import ASKED, Tenure, failure, seconds
+from vault_pg.pool import HotSwapPool, LeasedPool, build, prove_login
+from vault_pg.settings import DatabaseSettings
 
 LOST_DRAIN = 3.0
 """Seconds that borrowers of a lost credential are given: its role is gone, they can finish nothing that needs it."""
+
+READ_AGAIN = 5.0
+"""Seconds that a login is tried with a credential that its source may since have replaced; then that is read again."""
+
+
+def patience(lease: Lease, settings: DatabaseSettings) -> float:
+    """Seconds that a new credential may take to be known to the server."""
+    return min(settings.build_timeout, READ_AGAIN) if lease.outlived else settings.build_timeout
 
 
 class Rotation:
@@ -33,6 +43,7 @@ class Rotation:
         ledger: Ledger,
         renewal: Renewal,
         holder: HotSwapPool[AsyncConnection[Any]],
+        pool: LeasedPool[AsyncConnection[Any]],
         *,
         given_up: Callable[[str], object],
         ended: Callable[[], Awaitable[object]],
@@ -44,6 +55,8 @@ class Rotation:
         self._ledger = ledger
         self._renewal = renewal
         self._holder = holder
+        self._pool = pool
+        self._unread: BaseException | None = None
         self._given_up = given_up
         self._ended = ended
         self._watch = watch
@@ -81,16 +94,26 @@ class Rotation:
             await asyncio.wait(self._endings)
         if not tenure.asked:
             await asyncio.sleep(self._ledger.bucket_wait())
-        lease = await self._ledger.issue()
+        lease = await self._issue()
+        if tenure.keeps_role(lease.credential):
+            await self._exchange(lease, why)
+            return
         pool: LeasedPool[AsyncConnection[Any]] | None = None
         try:
             # A program may have resized its pool: the next one has that size too.
-            settings = tenure.settings.model_copy(update={"min_size": holder.min_size, "max_size": holder.max_size})
+            settings = tenure.settings.model_copy(
+                update={
+                    "min_size": holder.min_size,
+                    "max_size": holder.max_size,
+                    "build_timeout": patience(lease, tenure.settings),
+                }
+            )
             name = f"{tenure.name}-{holder.generation + 1}"
-            pool = await build(lease.credential, settings, name=name, lease_id=lease.id)
+            pool = await build(lease.credential, settings, name=name, lease_id=lease.id or None)
 
             def swapped() -> None:
                 # In the moment of the swap, so that nothing that befalls the old lease from now on is taken for the new one's.
+                self._pool = proven
                 self._watch(proven)
                 self._replaced(lease, why, start)
 
@@ -102,6 +125,27 @@ class Rotation:
                 if isinstance(error, Exception) and not isinstance(error, VaultPgError):
                     raise ProofFailed(f"a new pool could not be built: {type(error).__name__}: {error}") from error
             raise
+
+    async def _issue(self) -> Lease:
+        self._unread = None
+        try:
+            return await self._ledger.issue()
+        except VaultPgError as error:
+            if self._tenure.lease is not None and self._tenure.lease.outlived:
+                self._unread = error
+            raise
+
+    async def _exchange(self, lease: Lease, why: str) -> None:
+        """Another password of the same role goes beneath the open pool once a login has proven it."""
+        tenure, before = self._tenure, self._tenure.lease
+        news = before is None or before.credential != lease.credential
+        if news or tenure.rejected:
+            await prove_login(lease.credential, tenure.settings, patience=patience(lease, tenure.settings))
+        if news:
+            self._pool.exchange(lease.credential)
+        tenure.adopt(lease)
+        if news:
+            tenure.tell(PasswordExchanged, lease, ttl_seconds=seconds(lease.ttl), why=why)
 
     async def _replace(self, pool: LeasedPool[AsyncConnection[Any]], swapped: Callable[[], object]) -> None:
         tenure = self._tenure
@@ -127,13 +171,13 @@ class Rotation:
             LeaseRotated,
             lease,
             generation=self._holder.generation,
-            previous_lease_id=before.id if before else None,
+            previous_lease_id=(before.id or None) if before else None,
             previous_username=before.credential.username if before else None,
             why=why,
             seconds=round(now - start, 3),
         )
         if down is not None:
-            tenure.emit(DatabaseRecovered(database=tenure.name, role=lease.role, outage_seconds=round(now - down, 3)))
+            tenure.emit(DatabaseRecovered(database=tenure.name, role=tenure.role, outage_seconds=round(now - down, 3)))
         if before is not None:
             ending = asyncio.create_task(self._end(before), name=f"vault-pg-end-{tenure.name}-{self.count}")
             self._endings.add(ending)
@@ -153,20 +197,22 @@ class Rotation:
 
     def _failed(self, state: RetryCallState) -> None:
         wait = state.upcoming_sleep
-        self._tenure.retry = (self._tenure.clock() + wait, "the rotation failed")
+        what = "the source could not be read" if failure(state) is self._unread else "the rotation failed"
+        self._tenure.retry = (self._tenure.clock() + wait, what)
         self._tell_failed(failure(state), attempt=state.attempt_number, wait=wait)
 
     def _tell_failed(self, error: BaseException, *, attempt: int, wait: float | None) -> None:
         tenure = self._tenure
         tenure.note(error)
+        left = None if tenure.refused_since is not None else seconds(tenure.left)
+        what = SourceUnreadable if error is self._unread else partial(RotationFailed, remaining_seconds=left)
         tenure.emit(
-            RotationFailed(
+            what(
                 database=tenure.name,
-                role=tenure.settings.role,
+                role=tenure.role,
                 error=str(error),
                 attempt=attempt,
                 retry_in_seconds=None if wait is None else round(wait, 3),
-                remaining_seconds=None if tenure.refused_since is not None else round(tenure.left, 3),
             )
         )
         tenure.answer(error)

@@ -22,6 +22,7 @@ from vault_pg.manager.status import (
     VaultStatus,
     health,
 )
+from vault_pg.manager.tenure import seconds
 from vault_pg.schedule import Hold, Renew
 from vault_pg.settings import Settings
 from vault_pg.vault import VaultSession
@@ -62,8 +63,8 @@ def _token_end(session: VaultSession | None) -> Instant:
 def _database(keeper: Keeper, now: Instant, *, stopping: bool) -> DatabaseStatus:
     return DatabaseStatus(
         name=keeper.name,
-        mount=keeper.tenure.settings.mount,
-        role=keeper.tenure.settings.role,
+        mount=keeper.tenure.mount,
+        role=keeper.tenure.role,
         state=_state(keeper, stopping=stopping),
         lease=_lease(keeper, now),
         next=_next(keeper, now),
@@ -91,13 +92,14 @@ def _lease(keeper: Keeper, now: Instant) -> LeaseStatus | None:
     if lease is None:
         return None
     return LeaseStatus(
-        id=lease.id,
+        id=lease.id or None,
         username=lease.credential.username,
         issued_at=wall(lease.issued_at, now),
-        ttl_seconds=lease.ttl,
-        remaining_seconds=max(0.0, keeper.tenure.horizon - now),
+        ttl_seconds=seconds(lease.ttl),
+        remaining_seconds=seconds(max(0.0, (lease.end if lease.outlived else keeper.tenure.horizon) - now)),
         renewable=lease.renewable,
         renewals=lease.renewals,
+        ending=lease.ending,
     )
 
 
@@ -108,6 +110,8 @@ def _next(keeper: Keeper, now: Instant) -> NextStep | None:
         at, why = keeper.tenure.retry
         return NextStep(action="retry", in_seconds=max(0.0, at - now), why=why)
     step = keeper.tenure.next_step()
+    if math.isinf(step.at):
+        return None
     action: Action = "renew" if isinstance(step, Renew) else "hold" if isinstance(step, Hold) else "rotate"
     return NextStep(action=action, in_seconds=max(0.0, step.at - now), why=step.why)
 

@@ -8,6 +8,8 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import AfterValidator, BaseModel, ConfigDict
 
+from vault_pg.lease import Ending
+
 Health: TypeAlias = Literal["healthy", "degraded", "critical"]
 State: TypeAlias = Literal["starting", "serving", "rotating", "degraded", "failed", "stopping"]
 Action: TypeAlias = Literal["issue", "renew", "rotate", "retry", "hold"]
@@ -38,15 +40,22 @@ class VaultStatus(_Part):
 
 
 class LeaseStatus(_Part):
-    id: str
+    id: str | None
+    """None where there is no lease, as with a static role or a file."""
     username: str
     issued_at: datetime
-    ttl_seconds: Seconds
-    """As last granted."""
-    remaining_seconds: Seconds
+    ttl_seconds: Seconds | None
+    """As last granted; None where nobody knows of an end."""
+    remaining_seconds: Seconds | None
     """Until its horizon: the earliest of lease end, token end and max age. Zero or less means it can't be trusted."""
     renewable: bool
     renewals: int
+    ending: Ending = Ending.ROLE
+    """What ends then: the role, or only its password, which is exchanged beneath the open pool."""
+
+    @property
+    def expired(self) -> bool:
+        return self.ending is Ending.ROLE and self.remaining_seconds is not None and self.remaining_seconds <= 0
 
 
 class NextStep(_Part):
@@ -71,8 +80,9 @@ class DrainStatus(_Part):
 
 class DatabaseStatus(_Part):
     name: str
-    mount: str
-    role: str
+    mount: str | None
+    role: str | None
+    """Vault's; None where the credential comes from elsewhere."""
     state: State
     lease: LeaseStatus | None
     next: NextStep | None
@@ -86,7 +96,7 @@ class DatabaseStatus(_Part):
         """Critical without a credential that works; a database that is being stopped on purpose is not ill."""
         if self.state == "stopping":
             return "healthy"
-        if self.state in {"starting", "failed"} or self.lease is None or self.lease.remaining_seconds <= 0:
+        if self.state in {"starting", "failed"} or self.lease is None or self.lease.expired:
             return "critical"
         return "degraded" if self.state == "degraded" else "healthy"
 

@@ -7,6 +7,7 @@ from vault_pg.errors import CredentialRejected, LeaseLost, TokenInvalid, VaultPg
 from vault_pg.manager.renewal import Renewal
 from vault_pg.manager.tenure import Tenure
 from vault_pg.pool import prove_login
+from vault_pg.source import LooksUp
 
 ONCE_IN = 1.0
 """Seconds between two investigations: a thousand clients that fail at once are one doubt."""
@@ -41,21 +42,29 @@ class Suspicion:
         return max(0.0, self._asked_at + ONCE_IN - self._tenure.clock())
 
     async def investigate(self) -> None:
-        """Ask Vault whether the lease lives, and PostgreSQL whether the role does; declare it lost if either says no."""
+        """Ask the source whether the lease lives, and PostgreSQL whether the role does; declare it lost if either says no.
+
+        Where open sessions outlive their password a refused login says no more than that the source may have another.
+        """
         tenure, lease = self._tenure, self._tenure.lease
         self._pending, self._asked_at = False, tenure.clock()
         if lease is None:
             return
         try:
-            await tenure.session.lookup(lease, timeout=tenure.vault_timeout)
+            if isinstance(tenure.source, LooksUp):
+                await tenure.source.lookup(lease, timeout=tenure.vault_timeout)
         except (LeaseLost, TokenInvalid) as error:
             self._renewal.lose(error)
             return
         except VaultPgError:
-            pass  # Vault can't tell now, or not this token; PostgreSQL can
+            pass  # it can't tell now, or not this token; PostgreSQL can
         try:
             await prove_login(lease.credential, tenure.settings)
         except CredentialRejected as error:
-            self._renewal.lose(error, gone=False)
+            if lease.outlived:
+                tenure.rejected = tenure.lease is lease
+                tenure.ask_again("PostgreSQL refuses a login with its password")
+            else:
+                self._renewal.lose(error, gone=False)
         except VaultPgError:
             pass  # not the credential's fault

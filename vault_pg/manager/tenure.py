@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
@@ -11,9 +12,11 @@ from vault_pg import schedule
 from vault_pg.clock import Clock, Instant
 from vault_pg.errors import VaultPgError
 from vault_pg.events import Event, Listener
-from vault_pg.lease import Lease, Token
+from vault_pg.lease import NO_TOKEN, Credential, Lease, Token
 from vault_pg.schedule import Limits, Rotate, Step
 from vault_pg.settings import DatabaseSettings
+from vault_pg.source import CredentialSource
+from vault_pg.sources import source_for
 from vault_pg.vault import VaultSession
 
 ASKED = "asked for"
@@ -26,8 +29,9 @@ class Tenure:
         self,
         name: str,
         settings: DatabaseSettings,
-        session: VaultSession,
+        session: VaultSession | None,
         *,
+        source: CredentialSource | None = None,
         emit: Listener,
         clock: Clock,
         draw: Callable[[], float],
@@ -39,6 +43,7 @@ class Tenure:
             max_age=settings.max_age, lead=settings.drain_timeout + settings.build_timeout, increment=settings.increment
         )
         self.session = session
+        self.source = source_for(settings, session) if source is None else source
         self.emit = emit
         self.clock = clock
         self.draw = draw
@@ -46,6 +51,10 @@ class Tenure:
         self.lease: Lease | None = None
         self.lost: str | None = None
         """Why the lease is known to be gone before its time."""
+        self.due: str | None = None
+        """Why the source is to be asked at once for what it has now."""
+        self.rejected = False
+        """PostgreSQL has refused a login with the password that serves."""
         self.refused_since: Instant | None = None
         """Since when checkouts are refused for want of a credential."""
         self.last_error: str | None = None
@@ -62,13 +71,16 @@ class Tenure:
     def adopt(self, lease: Lease) -> None:
         """`lease` serves from now on, as issued or as renewed; whatever failed before is over."""
         self.lease, self._luck = lease, self.draw()
-        self.lost = self.last_error = self.failed_since = self.retry = None
+        self.lost = self.due = self.last_error = self.failed_since = self.retry = None
+        self.rejected = False
 
     @property
     def token(self) -> Token | None:
         """The token that asked for the lease; None where it is known no more, which ends the lease too."""
         if self.lease is None:
             return None
+        if self.session is None or not self.lease.token_serial:
+            return NO_TOKEN
         try:
             return self.session.token_of(self.lease.token_serial)
         except KeyError:
@@ -94,7 +106,35 @@ class Tenure:
             return Rotate(now, self.lost)
         if self.asked:
             return Rotate(now, ASKED)
-        return schedule.next_step(self.lease, self.token, self.session.token, self._luck, self.limits)
+        if self.due is not None:
+            return Rotate(now, self.due)
+        current = self.token if self.session is None or not self.lease.token_serial else self.session.token
+        return schedule.next_step(self.lease, self.token, current, self._luck, self.limits)
+
+    def keeps_role(self, credential: Credential) -> bool:
+        """It is of the role that serves, whose open sessions are none the worse for another password."""
+        return (
+            self.lease is not None
+            and self.lease.outlived
+            and self.lost is None
+            and self.refused_since is None
+            and not self.asked
+            and self.lease.credential.username == credential.username
+        )
+
+    @property
+    def role(self) -> str | None:
+        """Vault's; None where the credential comes from elsewhere."""
+        return self.settings.role
+
+    @property
+    def mount(self) -> str | None:
+        return self.settings.mount
+
+    @property
+    def whose(self) -> str:
+        """For messages: whose credential it is."""
+        return f"database {self.name!r}" if self.role is None else f"role {self.role!r}"
 
     @property
     def due_for_renewal(self) -> bool:
@@ -111,6 +151,11 @@ class Tenure:
         if lease is None:
             return 0.0
         return schedule.renew_point(lease.granted_at, lease.ttl, self._luck, first=lease.renewals == 0) - self.clock()
+
+    def ask_again(self, why: str) -> None:
+        """Let the source be asked at once for what it has now."""
+        self.due = why
+        self.wake()
 
     def lose(self, why: str) -> None:
         """The lease is known to be gone."""
@@ -165,7 +210,8 @@ class Tenure:
 
     def tell(self, event: Callable[..., Event], lease: Lease, **facts: object) -> None:
         """Emit an event about a lease of this database."""
-        self.emit(event(database=self.name, role=lease.role, lease_id=lease.id, username=lease.credential.username, **facts))
+        known = {"database": self.name, "role": self.role, "lease_id": lease.id or None, "username": lease.credential.username}
+        self.emit(event(**known, **facts))
 
     def answer(self, error: BaseException | None) -> None:
         """Tell those who asked for a rotation how it went."""
@@ -176,6 +222,11 @@ class Tenure:
                     done.set_result(None)
                 else:
                     done.set_exception(error)
+
+
+def seconds(left: float) -> float | None:
+    """For events: None where there is no end."""
+    return None if math.isinf(left) else round(left, 3)
 
 
 def failure(state: RetryCallState) -> BaseException:

@@ -38,11 +38,14 @@ class Connector(Generic[ACT]):
         if (proven := self._proven) is not None:
             self._proven = None
             return proven
+        used = self.credential
         try:
             conn = await self._login(conninfo, kwargs)
         except psycopg.Error as error:
             self.last_error = login_fault(error, self.credential.username, target(conninfo))
             if isinstance(self.last_error, CredentialRejected):
+                if used is not self.credential:  # exchanged while this login was under way
+                    return await self.connect(conninfo, **kwargs)
                 self.on_rejected()
             raise
         self.last_error = None

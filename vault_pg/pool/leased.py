@@ -59,6 +59,10 @@ class LeasedPool(AsyncConnectionPool[ACT]):
             f"the new pool at {where} could not be filled: {error}; is the configure hook failing, or the server slow?"
         )
 
+    def exchange(self, credential: Credential) -> None:
+        """Open connections with this credential from now on. Those that are open stay."""
+        self.connector.credential = credential
+
     async def close(self, timeout: float = 5.0) -> None:
         await super().close(timeout)
         await self.connector.close()
@@ -78,7 +82,13 @@ async def build(
     """
     connector = Connector(credential, settings.connection_class or psycopg.AsyncConnection)
     pool = LeasedPool(connector, settings, name, lease_id)
-    deadline = asyncio.get_running_loop().time() + settings.build_timeout
+    await _prove_in_time(connector, settings, settings.build_timeout)
+    return pool
+
+
+async def _prove_in_time(connector: Connector[Any], settings: DatabaseSettings, patience: float) -> None:
+    """What may pass is tried again for `patience` seconds."""
+    deadline = asyncio.get_running_loop().time() + patience
 
     def give_up(_: RetryCallState) -> bool:
         return asyncio.get_running_loop().time() >= deadline
@@ -97,15 +107,18 @@ async def build(
     except TimeoutError:
         await connector.close()
         raise connector.last_error or DatabaseUnavailable(
-            f"PostgreSQL at {target(settings.conninfo)} did not answer within {settings.build_timeout:.0f} s: check conninfo and server"
+            f"PostgreSQL at {target(settings.conninfo)} did not answer within {patience:.0f} s: check conninfo and server"
         ) from None
-    return pool
 
 
-async def prove_login(credential: Credential, settings: DatabaseSettings) -> None:
-    """One login and `select current_user`, to see whether the credential still works. Raises DatabaseError; leaves no connection."""
+async def prove_login(credential: Credential, settings: DatabaseSettings, *, patience: float = 0.0) -> None:
+    """One login and `select current_user`, to see whether the credential works; what may pass is tried again for `patience` seconds.
+
+    Raises DatabaseError; leaves no connection.
+    """
     connector = Connector(credential, settings.connection_class or psycopg.AsyncConnection)
-    await _prove(connector, settings.model_copy(update={"configure": None, "probe": None}))
+    alone = settings.model_copy(update={"configure": None, "probe": None})
+    await (_prove_in_time(connector, alone, patience) if patience else _prove(connector, alone))
     await connector.close()
 
 

@@ -1,0 +1,292 @@
+"""Credentials that come from elsewhere than a lease of Vault's, on virtual time: what becomes of the pool when they change."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import random
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+
+from tests.unit.memory_postgres import MemoryPostgres
+from vault_pg import errors
+from vault_pg.events import (
+    CredentialExpired,
+    Event,
+    LeaseIssued,
+    LeaseRenewed,
+    LeaseRevoked,
+    LeaseRotated,
+    PasswordExchanged,
+    RotationFailed,
+    SourceUnreadable,
+    TaskDied,
+)
+from vault_pg.lease import Credential, Ending, Grant, Lease
+from vault_pg.manager.keeper import Keeper
+from vault_pg.manager.tenure import Tenure
+from vault_pg.settings import DatabaseSettings
+from vault_pg.source import CredentialSource
+
+pytestmark = pytest.mark.looptime
+
+
+class Shelf(CredentialSource):
+    """Gives what lies on it; `accepts()` makes PostgreSQL take that password and no other."""
+
+    def __init__(self, postgres: MemoryPostgres, username: str = "app") -> None:
+        self.postgres = postgres
+        self.username = username
+        self.password = "pw-0"
+        self.ttl = math.inf
+        self.ending = Ending.PASSWORD
+        self.failure: errors.VaultPgError | None = None
+        self.asked: list[float] = []
+        self.changed = asyncio.Event()
+
+    def put(self, password: str, username: str = "") -> None:
+        self.password, self.username = password, username or self.username
+
+    def accepts(self) -> None:
+        self.postgres.passwords[self.username] = self.password
+
+    async def issue(self, *, timeout: float) -> Grant:
+        self.asked.append(asyncio.get_running_loop().time())
+        if self.failure is not None:
+            raise self.failure
+        return Grant(Credential(self.username, SecretStr(self.password)), self.ttl, self.ending)
+
+
+class Watched(Shelf):
+    async def watch(self) -> None:
+        await self.changed.wait()
+        self.changed.clear()
+
+
+class World:
+    def __init__(self, keeper: Keeper, postgres: MemoryPostgres, events: list[Event]) -> None:
+        self.keeper, self.postgres, self.events = keeper, postgres, events
+
+    def of(self, *kinds: type[Event]) -> list[Any]:
+        return [event for event in self.events if isinstance(event, kinds)]
+
+    @property
+    def holder(self) -> Any:
+        assert self.keeper.holder is not None
+        return self.keeper.holder
+
+    async def serves(self) -> str:
+        async with self.holder.connection() as conn:
+            user: str = conn.user
+            return user
+
+    async def reconnects(self) -> None:
+        """The connections are lost, and the pool opens others."""
+        for conn in list(self.postgres.open):
+            await conn.close()
+        await self.holder.check()
+
+    async def settle(self) -> None:
+        await asyncio.sleep(5)
+
+
+@asynccontextmanager
+async def world(make: Callable[[MemoryPostgres], CredentialSource], **options: Any) -> AsyncIterator[World]:
+    loop = asyncio.get_running_loop()
+    draw = random.Random(1).random  # noqa: S311 - a seed for a test
+    events: list[Event] = []
+    postgres = MemoryPostgres()
+    settings = DatabaseSettings(role="app", min_size=1, max_size=2, connection_class=postgres.connection_class, **options)
+    tenure = Tenure(
+        "default", settings, None, source=make(postgres), emit=events.append, clock=loop.time, draw=draw, vault_timeout=10
+    )
+
+    async def ended() -> None: ...
+
+    keeper = Keeper(tenure, ended=ended)
+    await keeper.start(30.0)
+    running = asyncio.create_task(keeper.run())
+    try:
+        yield World(keeper, postgres, events)
+        assert not running.done()
+        assert not [event for event in events if isinstance(event, TaskDied)]
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        await keeper.stop(5.0)
+        for lease in keeper.ledger.live:
+            await keeper.ledger.revoke(lease)
+    assert not postgres.open
+
+
+async def test_another_password_of_the_same_role_goes_beneath_the_open_pool() -> None:
+    async with world(Shelf) as w:
+        source: Any = w.keeper.tenure.source
+        source.put("pw-1")
+        source.accepts()
+        before = list(w.postgres.open)
+        w.keeper.tenure.ask_again("a test says so")
+        await w.settle()
+        assert w.postgres.open == before  # none was closed
+        [exchanged] = w.of(PasswordExchanged)
+        assert (exchanged.username, exchanged.why, exchanged.lease_id) == ("app", "a test says so", None)
+        await w.reconnects()
+        assert await w.serves() == "app"
+        assert w.holder.generation == 1
+        assert not w.of(LeaseRotated, RotationFailed, CredentialExpired)
+        assert len(w.of(LeaseIssued)) == 1
+
+
+async def test_another_user_name_means_another_generation() -> None:
+    async with world(Shelf) as w:
+        source: Any = w.keeper.tenure.source
+        source.put("pw-1", "app2")
+        w.keeper.tenure.ask_again("a test says so")
+        await w.settle()
+        assert await w.serves() == "app2"
+        assert w.postgres.users == {"app2"}
+        assert w.holder.generation == 2
+        assert not w.of(PasswordExchanged, LeaseRevoked)
+
+
+async def test_a_refused_login_makes_the_source_be_read_at_once() -> None:
+    async with world(Shelf) as w:
+        source: Any = w.keeper.tenure.source
+        source.put("pw-1")
+        source.accepts()
+        await w.reconnects()
+        await w.settle()
+        assert [event.why for event in w.of(PasswordExchanged)] == ["PostgreSQL refuses a login with its password"]
+
+
+async def test_a_password_that_postgresql_refuses_and_the_source_still_gives_is_told_and_tried_again() -> None:
+    async with world(Shelf) as w:
+        source: Any = w.keeper.tenure.source
+        w.postgres.passwords["app"] = "pw-1"
+        w.keeper.suspicion.raise_()
+        await asyncio.sleep(20)
+        assert "refuses" in w.of(RotationFailed)[0].error
+        assert w.keeper.tenure.last_error is not None
+        assert w.keeper.tenure.refused_since is None
+        assert len(source.asked) < 20
+        source.put("pw-1")
+        await asyncio.sleep(30)
+        assert await w.serves() == "app"
+        assert w.keeper.tenure.last_error is None
+
+
+async def test_a_password_is_replaced_before_it_expires_for_hours() -> None:
+    async with world(Shelf) as w:
+        source: Any = w.keeper.tenure.source
+        source.ttl = 900.0
+        source.put("pw-1")
+        w.keeper.tenure.ask_again("a test says so")
+        await w.settle()
+        for number in range(2, 12):
+            source.put(f"pw-{number}")
+            asked = len(source.asked)
+            await asyncio.sleep(0.76 * 900)
+            assert len(source.asked) > asked
+        assert w.holder.generation == 1
+        assert len(w.of(PasswordExchanged)) >= 10
+        assert not w.of(RotationFailed, SourceUnreadable)
+
+
+async def test_past_the_end_of_a_password_the_open_sessions_serve_on_and_it_is_told() -> None:
+    async with world(Shelf) as w:
+        source: Any = w.keeper.tenure.source
+        source.ttl = 60.0
+        source.put("pw-1")
+        w.keeper.tenure.ask_again("a test says so")
+        await w.settle()
+        source.failure = errors.SourceError("the token service is down")
+        await asyncio.sleep(300)
+        assert await w.serves() == "app"
+        assert not w.of(CredentialExpired, RotationFailed)
+        assert {event.error for event in w.of(SourceUnreadable)} == {"the token service is down"}
+        assert w.keeper.tenure.last_error == "the token service is down"
+        source.failure = None
+        source.put("pw-2")
+        await asyncio.sleep(31)
+        assert w.keeper.tenure.last_error is None
+
+
+async def test_a_password_that_changes_is_read_after_it_has_and_again_in_the_odd_second() -> None:
+    async with world(Shelf) as w:
+        source: Any = w.keeper.tenure.source
+        source.ending, source.ttl = Ending.CHANGE, 100.0
+        source.put("pw-1")
+        w.keeper.tenure.ask_again("a test says so")
+        await w.settle()
+        end = source.asked[-1] + 100
+        await asyncio.sleep(95)
+        assert [at for at in source.asked if at > end] == []
+        await asyncio.sleep(5)  # ttl has started over, the password is the old one
+        again = [at for at in source.asked if at > end]
+        assert len(again) >= 2
+        source.put("pw-2")
+        await asyncio.sleep(10)
+        assert len(w.of(PasswordExchanged)) == 2
+        settled = len(source.asked)
+        await asyncio.sleep(80)
+        assert len(source.asked) == settled
+
+
+async def test_a_rotation_by_hand_reads_the_source_again_and_logs_everybody_in_anew() -> None:
+    async with world(Shelf) as w:
+        source: Any = w.keeper.tenure.source
+        source.put("pw-1")
+        source.accepts()
+        before = list(w.postgres.open)
+        await w.keeper.rotate()
+        assert w.holder.generation == 2
+        await w.settle()
+        assert not set(before) & set(w.postgres.open)
+        assert await w.serves() == "app"
+
+
+async def test_a_watched_source_is_asked_when_it_says_so() -> None:
+    async with world(Watched) as w:
+        source: Any = w.keeper.tenure.source
+        await asyncio.sleep(86_400)
+        assert len(source.asked) == 1
+        source.put("pw-1")
+        source.changed.set()
+        await w.settle()
+        assert [event.why for event in w.of(PasswordExchanged)] == ["its source has changed"]
+
+
+class Rented(CredentialSource):
+    """A source of a user's own that renews and revokes."""
+
+    def __init__(self, _: MemoryPostgres) -> None:
+        self.alive: list[str] = []
+
+    async def issue(self, *, timeout: float) -> Grant:
+        name = f"rented-{len(self.alive)}"
+        self.alive.append(name)
+        return Grant(Credential(name, SecretStr("pw")), 60.0, lease_id=name, renewable=True)
+
+    async def renew(self, lease: Lease, increment: float, *, timeout: float) -> Grant:
+        return Grant(lease.credential, increment, lease_id=lease.id, renewable=True)
+
+    async def revoke(self, lease: Lease, *, timeout: float) -> None:
+        self.alive.remove(lease.id)
+
+
+async def test_a_source_of_ones_own_is_renewed_rotated_and_revoked_like_a_lease_of_vault() -> None:
+    async with world(Rented) as w:
+        source: Any = w.keeper.tenure.source
+        await asyncio.sleep(300)
+        assert len(w.of(LeaseRenewed)) >= 4
+        assert await w.serves() == "rented-0"
+        await w.keeper.rotate()
+        await w.settle()
+        assert await w.serves() == "rented-1"
+        assert [event.lease_id for event in w.of(LeaseRevoked)] == ["rented-0"]
+        assert not w.of(CredentialExpired)
+    assert source.alive == []
