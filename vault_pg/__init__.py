@@ -77,7 +77,17 @@ if TYPE_CHECKING:
     from vault_pg.pool.retirement import Retirement
     from vault_pg.pool.retry import RetryPolicy
     from vault_pg.pool.subscription import Gap
-    from vault_pg.settings import AppRoleAuth, DatabaseSettings, Settings, TokenAuth, VaultSettings
+    from vault_pg.settings import (
+        AppRoleAuth,
+        CallableSource,
+        DatabaseSettings,
+        DynamicSource,
+        FileSource,
+        Settings,
+        StaticSource,
+        TokenAuth,
+        VaultSettings,
+    )
     from vault_pg.source import CredentialSource
     from vault_pg.version import __version__
 
@@ -93,7 +103,10 @@ _EVENTS = (
     "RevocationFailed", "RotationFailed", "StatusUnavailable", "TaskDied", "TokenIssued", "TokenLost", "TokenRenewalFailed",
     "TokenRenewed", "TokenRevocationFailed", "TokenRevoked", "LeasesLeftBehind", "StartDelayed",
 )  # fmt: skip
-_SETTINGS = ("AppRoleAuth", "DatabaseSettings", "Settings", "TokenAuth", "VaultSettings")
+_SETTINGS = (
+    "AppRoleAuth", "CallableSource", "DatabaseSettings", "DynamicSource", "FileSource", "Settings", "StaticSource", "TokenAuth",
+    "VaultSettings",
+)  # fmt: skip
 _HOME = {
     **dict.fromkeys(_ERRORS, "errors"),
     **dict.fromkeys(_EVENTS, "events"),
@@ -118,6 +131,7 @@ _HOME = {
 __all__ = [
     "AppRoleAuth",
     "BackendUnavailable",
+    "CallableSource",
     "CommitOutcomeUnknown",
     "ConnectionInfo",
     "Credential",
@@ -130,8 +144,10 @@ __all__ = [
     "DatabaseSettings",
     "DatabaseUnavailable",
     "DrainOverdue",
+    "DynamicSource",
     "Ending",
     "Event",
+    "FileSource",
     "Gap",
     "GenerationClosed",
     "GenerationRetired",
@@ -169,6 +185,7 @@ __all__ = [
     "SourceError",
     "SourceUnreadable",
     "StartDelayed",
+    "StaticSource",
     "Status",
     "StatusUnavailable",
     "TaskDied",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol, runtime_checkable
 
-from vault_pg.errors import NotRenewable
+from vault_pg.errors import NotRenewable, VaultPgError
 from vault_pg.lease import Grant, Lease
 
 
@@ -26,8 +26,9 @@ class CredentialSource(Protocol):
         """The same credential with `increment` seconds to live from now, or fewer. Asked only where the grant was `renewable`."""
         raise NotRenewable(f"the credential of {lease.credential.username!r} cannot be renewed")
 
-    async def revoke(self, lease: Lease, *, timeout: float) -> None:
+    async def revoke(self, lease: Lease, *, timeout: float) -> None:  # noqa: ARG002 - for those who can
         """End the lease now; no error where it is gone already. Asked only where the grant had a `lease_id`."""
+        raise VaultPgError(f"the credential of {lease.credential.username!r} cannot be revoked: its source has no revoke()")
 
 
 @runtime_checkable

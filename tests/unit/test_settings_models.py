@@ -39,6 +39,7 @@ def database(**data: Any) -> tuple[str, ...]:
 def test_defaults_of_a_database() -> None:
     settings = DatabaseSettings(role="app")
     assert settings.model_dump(exclude={"overlap"}) == {
+        "source": {"kind": "dynamic"},
         "role": "app",
         "mount": "database",
         "conninfo": "",

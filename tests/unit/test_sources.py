@@ -100,10 +100,10 @@ async def world(make: Callable[[MemoryPostgres], CredentialSource], **options: A
     draw = random.Random(1).random  # noqa: S311 - a seed for a test
     events: list[Event] = []
     postgres = MemoryPostgres()
-    settings = DatabaseSettings(role="app", min_size=1, max_size=2, connection_class=postgres.connection_class, **options)
-    tenure = Tenure(
-        "default", settings, None, source=make(postgres), emit=events.append, clock=loop.time, draw=draw, vault_timeout=10
+    settings = DatabaseSettings(
+        source=make(postgres), min_size=1, max_size=2, connection_class=postgres.connection_class, **options
     )
+    tenure = Tenure("default", settings, None, emit=events.append, clock=loop.time, draw=draw, vault_timeout=10)
 
     async def ended() -> None: ...
 

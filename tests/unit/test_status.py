@@ -75,6 +75,7 @@ def test_the_json_is_the_documented_one() -> None:
                 "databases": [
                     {
                         "name": "default",
+                        "source": "dynamic",
                         "mount": "database",
                         "role": "app",
                         "state": "serving",

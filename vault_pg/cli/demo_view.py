@@ -181,7 +181,7 @@ class LiveView(View):
         return Text.assemble(f"generation {database.pool.generation}: ", pool_use(database.pool), ("".join(old), "cyan"))
 
     def _token(self, status: Status) -> str:
-        remaining = status.vault.token_remaining_seconds
+        remaining = status.vault.token_remaining_seconds if status.vault is not None else None
         left = "never ends" if remaining is None else f"{duration(remaining)} left"
         return f"{left}; {count(self.record.logins, 'login')}, {count(self.record.token_renewals, 'renewal')}"
 

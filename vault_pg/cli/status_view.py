@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import UTC, datetime
 
 from rich.console import Group, RenderableType
@@ -13,7 +14,7 @@ from vault_pg.cli.bar import bar, colour, share
 from vault_pg.cli.wording import count, duration, printable
 from vault_pg.lease import Ending
 from vault_pg.manager.reader import Survey
-from vault_pg.manager.status import DatabaseStatus, LeaseStatus, NextStep, PoolStatus, Status
+from vault_pg.manager.status import DatabaseStatus, LeaseStatus, NextStep, PoolStatus, Status, VaultStatus
 
 HEALTH_STYLE = {"healthy": "green", "degraded": "yellow", "critical": "red"}
 STATE_STYLE = {
@@ -32,7 +33,7 @@ def table(survey: Survey) -> RenderableType:
     """Every manager with its databases, in full: nothing is cut, however narrow the terminal."""
     parts: list[RenderableType] = []
     for manager in survey.report.managers:
-        parts += [Text(), _headline(manager), _vault(manager), *(_database(database) for database in manager.databases)]
+        parts += [Text(), _headline(manager), *_vault(manager.vault), *(_database(database) for database in manager.databases)]
     for pid in survey.mute:
         parts += [Text(), _mute(pid)]
     return Group(*parts[1:])
@@ -44,12 +45,13 @@ def _headline(manager: Status) -> Text:
     return Text.assemble(("● ", style), (manager.health, f"bold {style}"), f"  pid {manager.pid}, up {up}")
 
 
-def _vault(manager: Status) -> RenderableType:
-    vault = manager.vault
+def _vault(vault: VaultStatus | None) -> Iterator[RenderableType]:
+    if vault is None:
+        return
     remaining = vault.token_remaining_seconds
     token = "token never ends" if remaining is None else f"token {duration(remaining)} left"
     answers = ("answers", "") if vault.reachable else ("does not answer", "bold red")
-    return Padding(Text.assemble(f"Vault {printable(vault.address)} ", answers, f", {token}"), (0, 0, 0, 2))
+    yield Padding(Text.assemble(f"Vault {printable(vault.address)} ", answers, f", {token}"), (0, 0, 0, 2))
 
 
 def _database(database: DatabaseStatus) -> RenderableType:
@@ -74,10 +76,7 @@ def _database(database: DatabaseStatus) -> RenderableType:
 def _title(database: DatabaseStatus) -> Text:
     return Text.assemble(
         (printable(database.name), "bold"),
-        (
-            printable(f"  role {database.mount}/{database.role}" if database.role is not None else "  not from Vault"),
-            "bright_black",
-        ),
+        (printable(f"  {_origin(database)}"), "bright_black"),
         "  ",
         (database.state, STATE_STYLE[database.state]),
         (f"  {count(database.rotations, 'rotation')}", "bright_black"),
@@ -86,6 +85,12 @@ def _title(database: DatabaseStatus) -> Text:
 
 def _lease(lease: LeaseStatus | None) -> Text:
     return Text("none: no credential that works", "bold red") if lease is None else lease_bar(lease, BAR_WIDTH)
+
+
+def _origin(database: DatabaseStatus) -> str:
+    if database.role is None:
+        return f"from {database.source}"
+    return f"{'static ' if database.source == 'static' else ''}role {database.mount}/{database.role}"
 
 
 def _what_ends(lease: LeaseStatus | None) -> str:
@@ -174,4 +179,6 @@ def _line(manager: Status, database: DatabaseStatus) -> str:
 
 
 def _reachable(manager: Status) -> str:
+    if manager.vault is None:
+        return "none"
     return "reachable" if manager.vault.reachable else "unreachable"

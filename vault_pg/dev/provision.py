@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -68,9 +68,10 @@ class AppRoleLogin:
     mount: str = "approle"
 
 
-def service_policy(mount: str, *roles: str) -> str:
+def service_policy(mount: str, *roles: str, static_roles: Iterable[str] = ()) -> str:
     """The policy that a service needs: its credentials, and to renew and revoke their leases."""
-    paths = {f"{mount}/creds/{role}": "read" for role in roles} | {"sys/leases/renew": "update", "sys/leases/revoke": "update"}
+    read = [*(f"{mount}/creds/{role}" for role in roles), *(f"{mount}/static-creds/{role}" for role in static_roles)]
+    paths = dict.fromkeys(read, "read") | {"sys/leases/renew": "update", "sys/leases/revoke": "update"}
     return "\n".join(f'path "{path}" {{ capabilities = ["{capability}"] }}' for path, capability in paths.items())
 
 
@@ -115,7 +116,7 @@ def provision(
     for name, spec in static.items():
         database.create_static_role(name, CONNECTION, spec.username, [], rotation_period=spec.rotation_period, mount_point=mount)
     if policy is not None:
-        client.sys.create_or_update_policy(policy, service_policy(mount, *roles))
+        client.sys.create_or_update_policy(policy, service_policy(mount, *roles, static_roles=static))
 
 
 def provision_approle(

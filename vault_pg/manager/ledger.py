@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from vault_pg.errors import TokenInvalid, VaultPgError, VaultUnavailable
+from vault_pg.errors import SourceError, TokenInvalid, VaultPgError, VaultUnavailable
 from vault_pg.events import LeaseIssued, LeaseRevoked, RevocationFailed
-from vault_pg.lease import NO_TOKEN, Lease
+from vault_pg.lease import NO_TOKEN, Grant, Lease
 from vault_pg.manager.tenure import Tenure, seconds
 from vault_pg.schedule import call_timeout
 
@@ -52,7 +52,10 @@ class Ledger:
         self._bucket = max(0.0, self._bucket - 1.0)
         timeout = call_timeout(tenure.left, most=tenure.vault_timeout)
         asked_at, before = tenure.clock(), tenure.lease
-        grant = await tenure.source.issue(timeout=timeout)
+        async with tenure.asking(timeout):
+            grant = await tenure.source.issue(timeout=timeout)
+            if not isinstance(grant, Grant):
+                raise SourceError(f"the source of {tenure.whose} gave a {type(grant).__name__}: issue() has to return a Grant")
         lease = Lease.of(grant, asked_at, mount=tenure.mount, role=tenure.role).after(before)
         if lease.id:
             self._live[lease.id] = lease
@@ -88,8 +91,10 @@ class Ledger:
         if not lease.id:
             return
         self.orphan(lease)
+        timeout = tenure.vault_timeout if timeout is None else timeout
         try:
-            await tenure.source.revoke(lease, timeout=tenure.vault_timeout if timeout is None else timeout)
+            async with tenure.asking(timeout):
+                await tenure.source.revoke(lease, timeout=timeout)
         except TokenInvalid:
             if tenure.session is None or tenure.session.is_dead(lease.token_serial):
                 self.lost(lease)  # it died with its token

@@ -47,10 +47,11 @@ POOL_SHARE = 0.5
 class LeaseManager:
     """Keeps a pool with a living credential for each database of the settings.
 
-    Entering it logs in to Vault, and returns when every pool is open and proven; what may pass (Vault sealed, PostgreSQL starting) is
-    tried again for `start_timeout` seconds. Leaving it drains the pools, revokes the leases and the token that it logged in for,
-    within `shutdown_timeout` seconds even when Vault is down. A SIGTERM ends the task that entered it in the same clean way, unless the
-    program has a handler of its own.
+    Entering it logs in to Vault (if any database needs that), and returns when every pool is open and proven, or raises the first
+    failure: all come up or none. What may pass (Vault sealed, PostgreSQL starting, a file not written yet) is tried again for
+    `start_timeout` seconds. From then on each database is on its own. Leaving it drains the pools, revokes the leases and the token
+    that it logged in for, within `shutdown_timeout` seconds even when Vault is down. A SIGTERM ends the task that entered it in the
+    same clean way, unless the program has a handler of its own.
 
     `shared=False` keeps its pools out of `vault_pg.get_pool()`. Raises VaultPgError on entering, with nothing left behind;
     SettingsError on construction.
@@ -133,7 +134,8 @@ class LeaseManager:
         self._started_at, self._stopping = datetime.now(UTC), False
         if self._termination is not None:
             self._termination.arm()
-        self._session = VaultSession(self.settings.vault, emit=self._emit, clock=self._clock, draw=self._draw)
+        if any(database.from_vault for database in self.settings.databases.values()):
+            self._session = VaultSession(self.settings.vault, emit=self._emit, clock=self._clock, draw=self._draw)
         try:
             deadline = loop.time() + self.settings.start_timeout
             await self._start(self._session, deadline)
@@ -145,9 +147,10 @@ class LeaseManager:
         self._emit(ManagerStarted(databases=tuple(self._keepers)))
         return self
 
-    async def _start(self, session: VaultSession, deadline: float) -> None:
-        await self._try("logging in to Vault", session.open, deadline)
-        self._supervise("token", session.run)
+    async def _start(self, session: VaultSession | None, deadline: float) -> None:
+        if session is not None:
+            await self._try("logging in to Vault", session.open, deadline)
+            self._supervise("token", session.run)
         self._supervise("clock", self._watch_clock)
         for name, settings in self.settings.databases.items():
             tenure = Tenure(
@@ -174,7 +177,16 @@ class LeaseManager:
 
     async def _start_keeper(self, keeper: Keeper, deadline: float) -> None:
         loop = asyncio.get_running_loop()
-        await self._try(f"opening the pool of {keeper.name!r}", lambda: keeper.start(max(0.1, deadline - loop.time())), deadline)
+
+        async def start() -> None:
+            try:
+                await keeper.start(max(0.1, deadline - loop.time()))
+            except VaultPgError as error:
+                if len(self._keepers) > 1:
+                    name_database(error, keeper.name)
+                raise
+
+        await self._try(f"opening the pool of {keeper.name!r}", start, deadline)
         self._supervise(keeper.name, keeper.run)  # at once: its lease may be due while others are still starting
 
     async def _try(self, what: str, attempt: Callable[[], Coroutine[Any, Any, None]], deadline: float) -> None:
@@ -366,3 +378,11 @@ class LeaseManager:
                     retry_error_callback=give_up,
                 )(once)
         return [lease.id for keeper in keepers for lease in keeper.ledger.live]
+
+
+def name_database(error: VaultPgError, name: str) -> None:
+    """Let the error of one of several databases say whose it is."""
+    text = str(error)
+    prefix = f"database {name!r}: "
+    if not text.startswith(prefix):
+        error.args = (prefix + text, *error.args[1:])

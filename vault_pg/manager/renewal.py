@@ -61,7 +61,8 @@ class Renewal:
         asked_at = tenure.clock()
         asked = float(math.ceil(schedule.increment(before, asked_at, tenure.limits.increment)))
         timeout = schedule.call_timeout(tenure.left, most=tenure.vault_timeout)
-        grant = await tenure.source.renew(before, asked, timeout=timeout)
+        async with tenure.asking(timeout):
+            grant = await tenure.source.renew(before, asked, timeout=timeout)
         lease = before.renewed(granted_at=asked_at, ttl=grant.ttl, asked=asked, renewable=grant.renewable)
         self._ledger.renewed(lease)
         if tenure.lease is not before:

@@ -24,7 +24,8 @@ from vault_pg.manager.status import (
 )
 from vault_pg.manager.tenure import seconds
 from vault_pg.schedule import Hold, Renew
-from vault_pg.settings import Settings
+from vault_pg.settings import DatabaseSettings, Settings
+from vault_pg.settings.source import name_of
 from vault_pg.vault import VaultSession
 
 
@@ -38,18 +39,24 @@ def snapshot(
     stopping: bool,
 ) -> Status:
     databases = tuple(_database(keeper, now, stopping=stopping) for keeper in keepers)
-    reachable = session is not None and session.reachable
-    token_left = _token_end(session) - now
+    vault = _vault(settings, session, now)
     return Status(
         pid=os.getpid(),
-        health=health(reachable, databases),
+        health=health(vault is None or vault.reachable, databases),
         started_at=started_at,
-        vault=VaultStatus(
-            address=settings.vault.address,
-            reachable=reachable,
-            token_remaining_seconds=None if math.isinf(token_left) else max(0.0, token_left),
-        ),
+        vault=vault,
         databases=databases,
+    )
+
+
+def _vault(settings: Settings, session: VaultSession | None, now: Instant) -> VaultStatus | None:
+    if not any(database.from_vault for database in settings.databases.values()):
+        return None
+    token_left = _token_end(session) - now
+    return VaultStatus(
+        address=settings.vault.address,
+        reachable=session is not None and session.reachable,
+        token_remaining_seconds=None if math.isinf(token_left) else max(0.0, token_left),
     )
 
 
@@ -63,6 +70,7 @@ def _token_end(session: VaultSession | None) -> Instant:
 def _database(keeper: Keeper, now: Instant, *, stopping: bool) -> DatabaseStatus:
     return DatabaseStatus(
         name=keeper.name,
+        source=_source(keeper.tenure.settings),
         mount=keeper.tenure.mount,
         role=keeper.tenure.role,
         state=_state(keeper, stopping=stopping),
@@ -73,6 +81,10 @@ def _database(keeper: Keeper, now: Instant, *, stopping: bool) -> DatabaseStatus
         rotations=keeper.rotation.count if keeper.rotation else 0,
         last_error=keeper.tenure.last_error,
     )
+
+
+def _source(settings: DatabaseSettings) -> str:
+    return str(getattr(settings.source, "kind", name_of(settings.source)))
 
 
 def _state(keeper: Keeper, *, stopping: bool) -> State:

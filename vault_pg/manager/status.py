@@ -80,6 +80,8 @@ class DrainStatus(_Part):
 
 class DatabaseStatus(_Part):
     name: str
+    source: str = "dynamic"
+    """The kind of source, or the class of one of the user's own."""
     mount: str | None
     role: str | None
     """Vault's; None where the credential comes from elsewhere."""
@@ -113,7 +115,8 @@ class Status(_Part):
     pid: int
     health: Health
     started_at: datetime
-    vault: VaultStatus
+    vault: VaultStatus | None
+    """None where no database needs it."""
     databases: tuple[DatabaseStatus, ...]
 
 

@@ -52,7 +52,8 @@ class Suspicion:
             return
         try:
             if isinstance(tenure.source, LooksUp):
-                await tenure.source.lookup(lease, timeout=tenure.vault_timeout)
+                async with tenure.asking(tenure.vault_timeout):
+                    await tenure.source.lookup(lease, timeout=tenure.vault_timeout)
         except (LeaseLost, TokenInvalid) as error:
             self._renewal.lose(error)
             return

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
 
 from vault_pg import schedule
 from vault_pg.clock import Clock, Instant
-from vault_pg.errors import VaultPgError
+from vault_pg.errors import SourceError, VaultPgError
 from vault_pg.events import Event, Listener
 from vault_pg.lease import NO_TOKEN, Credential, Lease, Token
 from vault_pg.schedule import Limits, Rotate, Step
 from vault_pg.settings import DatabaseSettings
-from vault_pg.source import CredentialSource
 from vault_pg.sources import source_for
 from vault_pg.vault import VaultSession
 
@@ -31,7 +31,6 @@ class Tenure:
         settings: DatabaseSettings,
         session: VaultSession | None,
         *,
-        source: CredentialSource | None = None,
         emit: Listener,
         clock: Clock,
         draw: Callable[[], float],
@@ -43,7 +42,7 @@ class Tenure:
             max_age=settings.max_age, lead=settings.drain_timeout + settings.build_timeout, increment=settings.increment
         )
         self.session = session
-        self.source = source_for(settings, session) if source is None else source
+        self.source = source_for(settings, session)
         self.emit = emit
         self.clock = clock
         self.draw = draw
@@ -125,11 +124,28 @@ class Tenure:
     @property
     def role(self) -> str | None:
         """Vault's; None where the credential comes from elsewhere."""
-        return self.settings.role
+        return self.settings.role if self.settings.from_vault else None
 
     @property
     def mount(self) -> str | None:
-        return self.settings.mount
+        return self.settings.mount if self.settings.from_vault else None
+
+    @asynccontextmanager
+    async def asking(self, timeout: float) -> AsyncIterator[None]:
+        """Around each call of the source. One that is no part of this library keeps to the time, and fails by our errors."""
+        if self.settings.from_vault:
+            yield
+            return
+        try:
+            async with asyncio.timeout(timeout):
+                yield
+        except VaultPgError:
+            raise
+        except TimeoutError:
+            raise SourceError(f"the source of database {self.name!r} did not answer within {timeout:.1f} s") from None
+        except Exception as error:
+            # Without its text, which may hold anything: a source that wants to be quoted raises SourceError.
+            raise SourceError(f"the source of database {self.name!r} failed with {type(error).__name__}") from error
 
     @property
     def whose(self) -> str:

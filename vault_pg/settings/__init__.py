@@ -3,6 +3,18 @@
 from vault_pg.settings.auth import AppRoleAuth, AuthSettings, TokenAuth
 from vault_pg.settings.database import DatabaseSettings
 from vault_pg.settings.settings import Settings
+from vault_pg.settings.source import CallableSource, DynamicSource, FileSource, StaticSource
 from vault_pg.settings.vault import VaultSettings
 
-__all__ = ["AppRoleAuth", "AuthSettings", "DatabaseSettings", "Settings", "TokenAuth", "VaultSettings"]
+__all__ = [
+    "AppRoleAuth",
+    "AuthSettings",
+    "CallableSource",
+    "DatabaseSettings",
+    "DynamicSource",
+    "FileSource",
+    "Settings",
+    "StaticSource",
+    "TokenAuth",
+    "VaultSettings",
+]

@@ -15,9 +15,11 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic_core import PydanticCustomError
 
 from vault_pg.settings import conninfo
 from vault_pg.settings.model import Model
+from vault_pg.settings.source import DynamicSource, SourceModel, SourceSettings, name_of
 from vault_pg.settings.tree import Variable
 from vault_pg.settings.values import Mount, Role, Seconds, mistake
 
@@ -34,16 +36,23 @@ else:
 
 MIN_SIZE = 4
 
+FROM_VAULT = ("dynamic", "static")
+"""Kinds of sources that need a login to Vault."""
+
 _WHOLE = TypeAdapter(int)
 
 
 class DatabaseSettings(Model):
-    """One database: its Vault role, how to reach it, and the pool for it. User and password come from Vault alone."""
+    """One database: where its user and password come from (by default a dynamic role of Vault), how to reach it, and the pool for it."""
 
-    # Required, but type checkers are told of a default: the role may stand in the conninfo.
-    role: Annotated[Role, Variable("VAULT_PG_ROLE"), Field(title="database role", description="Vault's database role")] = Field(
-        default=...
+    source: Annotated[SourceSettings, Field(description="Where user name and password come from")] = Field(
+        default_factory=DynamicSource
     )
+    role: Annotated[
+        Role | None,
+        Variable("VAULT_PG_ROLE"),
+        Field(title="database role", description="Vault's database role; required where the source is Vault"),
+    ] = None
     mount: Annotated[Mount, Variable("VAULT_PG_MOUNT"), Field(description="Where the secrets engine is mounted")] = "database"
     conninfo: Annotated[
         str,
@@ -123,6 +132,11 @@ class DatabaseSettings(Model):
         Field(description="Coroutine function that proves a new credential before it serves; raises if not"),
     ] = None
 
+    @property
+    def from_vault(self) -> bool:
+        """Its credential comes from Vault, so a login there is needed."""
+        return getattr(self.source, "kind", None) in FROM_VAULT
+
     @model_validator(mode="before")
     @classmethod
     def _take_ours_out(cls, data: Any) -> Any:
@@ -137,6 +151,13 @@ class DatabaseSettings(Model):
         made = handler({**data, "min_size": most})
         made.model_fields_set.discard("min_size")  # nobody gave it: a source that does may still lay it over
         return made
+
+    @field_validator("role")
+    @classmethod
+    def _role_of_vault(cls, value: object, info: ValidationInfo) -> object:
+        if value is None and getattr(info.data.get("source"), "kind", None) in FROM_VAULT:
+            raise PydanticCustomError("missing", "Field required")
+        return value
 
     @field_validator("conninfo")
     @classmethod
@@ -182,6 +203,10 @@ class DatabaseSettings(Model):
     def _json_conninfo(self, value: str) -> str:
         return conninfo.masked(value)
 
+    @field_serializer("source", when_used="json")
+    def _json_source(self, value: object) -> dict[str, Any] | str:
+        return value.model_dump(mode="json") if isinstance(value, SourceModel) else name_of(value)
+
     @field_serializer("kwargs", when_used="json")
     def _json_kwargs(self, value: dict[str, Any]) -> dict[str, str]:
         return {name: "***" if name in conninfo.SECRETS else repr(each) for name, each in value.items()}
@@ -195,6 +220,8 @@ class DatabaseSettings(Model):
             match name:
                 case "conninfo":
                     yield name, conninfo.masked(self.conninfo)
+                case "source":
+                    yield name, value if isinstance(value, SourceModel) else name_of(value)
                 case "kwargs":
                     yield name, self._json_kwargs(self.kwargs)
                 case _:

@@ -17,11 +17,12 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic_settings import BaseSettings, TomlConfigSettingsSource
 
-from vault_pg.settings import conninfo
+from vault_pg.settings import conninfo, source
 from vault_pg.settings.auth import METHODS, AuthMethod
 from vault_pg.settings.mistakes import did_you_mean
-from vault_pg.settings.tree import DEFAULT_DATABASE, Entry, Path, entries, stronger_of
+from vault_pg.settings.tree import DEFAULT_DATABASE, TAGS, Entry, Path, entries, stronger_of
 from vault_pg.settings.values import trouble
+from vault_pg.source import CredentialSource
 
 CONFIG = "VAULT_PG_CONFIG"
 PREFIX = "VAULT_PG_"
@@ -39,6 +40,8 @@ AUTH: Path = ("vault", "auth")
 METHOD: Path = ("vault", "auth", "method")
 TOKEN: Path = ("vault", "auth", "token")
 DATABASES: Path = ("databases",)
+SOURCE = "source"
+KIND: Path = ("databases", DEFAULT_DATABASE, SOURCE, "kind")
 
 
 @dataclass(frozen=True)
@@ -63,20 +66,25 @@ def keywords(data: Mapping[str, Any]) -> Layer:
     return Layer(values, lambda path: f"argument {'.'.join(path)}")
 
 
-def environment(root: type[BaseModel], method: object) -> Layer:
-    """The variables of all settings, of the login methods those of `method` alone. Empty variables count as not set."""
+def environment(root: type[BaseModel], *chosen: object) -> Layer:
+    """The variables of all settings, of login methods and kinds of sources those `chosen` alone. Empty variables count as not set."""
     names = {
         entry.path: _variable(entry)
         for entry in entries(root)
-        if (entry.variable and entry.method in {"", method}) or entry.path == METHOD
+        if (entry.variable and entry.method in {"", *chosen}) or entry.path in {METHOD, KIND}
     }
     given = {path: os.environ[name] for path, name in names.items() if name and os.environ.get(name, "").strip()}
-    table: dict[str, Any] = {path[-1]: value for path, value in given.items() if path[:1] == DATABASES}
-    values = {path: value for path, value in given.items() if path[:1] != DATABASES}
-    values |= {(*DATABASES, DEFAULT_DATABASE, name): value for name, value in conninfo.absorb(table).items()}
+    direct = len((*DATABASES, DEFAULT_DATABASE, "role"))
+    table: dict[str, Any] = {path[-1]: value for path, value in given.items() if path[:1] == DATABASES and len(path) == direct}
+    values = {(*DATABASES, DEFAULT_DATABASE, name): value for name, value in conninfo.absorb(table).items()}
+    deep = {path: value for path, value in given.items() if path[:1] != DATABASES or len(path) > direct}
+    # Tables before what stands in them.
+    values |= {path[:-1]: {} for path in deep if path[:1] == DATABASES} | deep
 
     def where(path: Path) -> str:
         # A role out of the conninfo has no variable of its own.
+        if path == KIND[:-1]:
+            return f"environment variable {names[KIND]}"
         held = path if path in given else (*path[:-1], "conninfo")
         return f"environment variable {names.get(held) or names[path]}"
 
@@ -138,9 +146,29 @@ def lay(layers: list[Layer], method: object) -> tuple[dict[Path, Any], dict[Path
     for layer in layers:
         given = _of_method(layer.values, method)
         replaced = {path for path in values if path[:-1] == AUTH and path[-1] in auth.alternatives and _gives(given, auth)}
-        values = {path: value for path, value in values.items() if path not in replaced} | given
+        values = {path: value for path, value in values.items() if path not in replaced}
+        values = {path: value for path, value in values.items() if not _other_source(path, values, given)} | given
         origins |= {path: layer.where(path) for path in given}
     return values, origins
+
+
+def kind_of(layers: list[Layer], name: str) -> object:
+    """The kind of source that a database has by the strongest layer (the last) that says; an object of the user's, where that is it."""
+    source: Path = (*DATABASES, name, SOURCE)
+    for layer in reversed(layers):
+        if layer.values.get(source, {}) != {}:
+            return layer.values[source]
+        if (*source, "kind") in layer.values:
+            return layer.values[(*source, "kind")]
+    return "dynamic"
+
+
+def _other_source(path: Path, values: Mapping[Path, Any], given: Mapping[Path, Any]) -> bool:
+    """It belongs to the source of a database that a stronger layer gives another source."""
+    source, kind = path[: len(KIND) - 1], (*path[: len(KIND) - 1], "kind")
+    if source[:1] != DATABASES or source[-1] != SOURCE:
+        return False
+    return given.get(source, {}) != {} or (kind in given and given[kind] != values.get(kind, given[kind]))
 
 
 def nested(values: Mapping[Path, Any]) -> dict[str, Any]:
@@ -174,8 +202,9 @@ def _gives(values: Mapping[Path, Any], auth: type[AuthMethod]) -> bool:
 
 
 def _flat(table: Mapping[str, Any], path: Path = ()) -> Iterator[tuple[Path, Any]]:
-    for key, value in table.items():
+    for key, each in table.items():
         here = (*path, str(key))
+        value = source.table(each) if _is_source(here) else each
         inner = _table(value) if is_table(here) else None
         if inner is None:
             yield here, value
@@ -185,12 +214,16 @@ def _flat(table: Mapping[str, Any], path: Path = ()) -> Iterator[tuple[Path, Any
 
 
 def is_table(path: Path) -> bool:
-    return path in {VAULT, AUTH, DATABASES} or (path[:1] == DATABASES and len(path) == len(DATABASES) + 1)
+    return path in {VAULT, AUTH, DATABASES} or (path[:1] == DATABASES and len(path) == len(DATABASES) + 1) or _is_source(path)
+
+
+def _is_source(path: Path) -> bool:
+    return path[:1] == DATABASES and path[-1] == SOURCE and len(path) == len(KIND) - 1
 
 
 def _table(value: object) -> Mapping[str, Any] | None:
     """Of a model only what its maker set, so that the rest can still come from a weaker source."""
-    if isinstance(value, BaseModel):
-        names = value.model_fields_set | ({"method"} if isinstance(value, AuthMethod) else set())
+    if isinstance(value, BaseModel) and not isinstance(value, CredentialSource):
+        names = value.model_fields_set | {name for name in TAGS if name in type(value).model_fields}
         return {name: getattr(value, name) for name in names}
     return value if isinstance(value, Mapping) else None

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings
 
-from vault_pg.settings.tree import DEFAULT_DATABASE, Path, Place, entries, method_of, place, variable_of
+from vault_pg.settings.tree import DEFAULT_DATABASE, TAGS, Path, Place, entries, method_of, place, tag_of, variable_of
 
 Where: TypeAlias = Callable[[Path], str]
 """Names the source of the value at a path: "environment variable VAULT_PG_ROLE"."""
@@ -94,12 +94,13 @@ def _missing(parent: Place, name: str, root: type[BaseModel]) -> str:
 
 
 def _suggestion(name: str, parent: Place, root: type[BaseModel]) -> str:
-    """The close name beside it, else the login method that has such a setting, else all that is known."""
+    """The close name beside it, else the login method (or kind of source) that has such a setting, else all that is known."""
     model = parent.models[0]
     used = method_of(model)
     owners = {entry.method for entry in entries(root) if used and entry.method and entry.path[-1] == name}
     if owners:
-        return f"the login method is {used}, and {name} belongs to {' and '.join(sorted(owners))}: set method to that"
+        tag = tag_of(model)
+        return f"the {TAGS[tag]} is {used}, and {name} belongs to {' and '.join(sorted(owners))}: set {tag} to that"
     return did_you_mean(name, model.model_fields)
 
 
@@ -108,4 +109,5 @@ def _unknown_method(tag: str, union: Place, where: Where) -> str:
     shown = f"is {tag!r}, which" if tag.isalpha() and len(tag) <= LONGEST_METHOD else "holds what"
     close = difflib.get_close_matches(tag, known, n=1)
     hint = f"did you mean {close[0]}? Known are" if close else "give one of"
-    return f"{where((*union.path, 'method'))} {shown} is no login method: {hint} {', '.join(known)}"
+    name = tag_of(union.models[0])
+    return f"{where((*union.path, name))} {shown} is no {TAGS[name]}: {hint} {', '.join(known)}"

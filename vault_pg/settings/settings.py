@@ -10,7 +10,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from vault_pg.settings import layers
 from vault_pg.settings.auth import METHODS
-from vault_pg.settings.database import DatabaseSettings
+from vault_pg.settings.database import FROM_VAULT, DatabaseSettings
 from vault_pg.settings.layers import Layer
 from vault_pg.settings.model import Given, Model
 from vault_pg.settings.tree import DEFAULT_DATABASE, Path, Variable
@@ -72,17 +72,20 @@ class Settings(Model, BaseSettings):
             mistakes.append(str(error))
             file, complete = Layer({}, str), False
         arguments = layers.keywords(data)
-        method = _method(arguments, layers.environment(cls, ""), file)
-        environment = layers.environment(cls, method)
+        bare = layers.environment(cls)
+        method = _method(arguments, bare, file)
+        environment = layers.environment(cls, method, layers.kind_of([file, bare, arguments], DEFAULT_DATABASE))
         stack = [file, environment, arguments]
-        if method == "token" and not any(layers.TOKEN in layer.values for layer in stack):
+        names = arguments.databases() or file.databases() or (DEFAULT_DATABASE,)
+        asks_vault = any(layers.kind_of(stack, name) in FROM_VAULT for name in names)
+        if method == "token" and asks_vault and not any(layers.TOKEN in layer.values for layer in stack):
             try:
                 stack.insert(0, layers.token_file())
                 mistakes += [_no_token()] if complete and not stack[0].values else []
             except layers.Unreadable as error:
                 mistakes.append(str(error))
         values, origins = layers.lay(stack, method)
-        values = _chosen(values, arguments.databases() or file.databases() or (DEFAULT_DATABASE,))
+        values = _chosen(values, names)
         return Given(layers.nested(values), lambda path: _origin(path, origins), mistakes, complete)
 
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from pydantic.fields import FieldInfo
 
 from vault_pg.settings.auth import METHODS
-from vault_pg.settings.layers import METHOD
+from vault_pg.settings.layers import KIND, METHOD
 from vault_pg.settings.settings import Settings
-from vault_pg.settings.tree import entries
+from vault_pg.settings.source import KINDS
+from vault_pg.settings.tree import Path, entries
 
 
 class Row(NamedTuple):
@@ -27,13 +28,15 @@ class Row(NamedTuple):
 
 def rows() -> Iterator[Row]:
     """A row for each setting, in the order of the classes."""
-    method_seen = False
+    chosen: dict[Path, Iterable[str]] = {METHOD: METHODS, KIND: KINDS}
+    seen = set[Path]()
     for entry in entries(Settings):
         name, description = ".".join(entry.path), entry.field.description or ""
-        if entry.path == METHOD:
-            if method_seen:
+        if entry.path in chosen:
+            if entry.path in seen:
                 continue
-            method_seen, description = True, f"{description}: {', '.join(METHODS)}"
+            seen.add(entry.path)
+            description = f"{description}: {', '.join(chosen[entry.path])}"
         elif entry.method:
             name = f"{name} ({entry.method})"
         yield Row(name, entry.variable, _default(entry.field), description)

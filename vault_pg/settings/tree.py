@@ -14,6 +14,9 @@ Path: TypeAlias = tuple[str, ...]
 
 DEFAULT_DATABASE = "default"
 
+TAGS = {"method": "login method", "kind": "kind of source"}
+"""Fields that tell which of a union a table is, and what messages call that."""
+
 
 @dataclass(frozen=True, slots=True)
 class Variable:
@@ -28,7 +31,7 @@ class Entry(NamedTuple):
 
     path: Path
     method: str
-    """The login method that has it, "" for all other settings."""
+    """The login method, or the kind of source, that has it; "" for all other settings."""
     field: FieldInfo
     variable: str | None
 
@@ -47,9 +50,15 @@ def models_in(annotation: Any) -> Iterator[type[BaseModel]]:
         yield from models_in(part)
 
 
+def tag_of(model: type[BaseModel]) -> str:
+    """The name of the field that tells which of a union the model is, "" where it is of none."""
+    return next((name for name in TAGS if name in model.model_fields), "")
+
+
 def method_of(model: type[BaseModel]) -> str:
-    """The login method that the model is for, "" for any other model."""
-    return str(model.model_fields["method"].default) if "method" in model.model_fields else ""
+    """The login method, or the kind of source, that the model is for; "" for any other model."""
+    tag = tag_of(model)
+    return str(model.model_fields[tag].default) if tag else ""
 
 
 def variable_of(field: FieldInfo) -> str | None:

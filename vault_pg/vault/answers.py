@@ -150,6 +150,13 @@ RULES = (
     _Rule(NotRenewable, "{vault} cannot renew the lease: {said}", _BAD, "not renewable|cannot be renewed|past the max ttl"),
     _Rule(
         RoleNotFound,
+        "{vault} has no static role '{role}' at {mount}/: create {mount}/static-roles/{role} or correct VAULT_PG_ROLE",
+        (400, 404),
+        "unknown role",
+        "/static-creds/",
+    ),
+    _Rule(
+        RoleNotFound,
         "{vault} has no role '{role}' at {mount}/: create {mount}/roles/{role} or correct VAULT_PG_ROLE",
         (400, 404),
         "unknown role",

@@ -30,6 +30,12 @@ class _Login(BaseModel):
     password: SecretStr = Field(min_length=1)
 
 
+class StaticLogin(_Login):
+    """The credential of a static role; Vault changes the password `ttl` seconds from now, or less than a second later."""
+
+    ttl: float = Field(allow_inf_nan=False)
+
+
 class Issued(Extension):
     """A new lease with its credential."""
 
@@ -94,6 +100,13 @@ def issue(client: Client, mount: str, role: str) -> Issued:
         if answer.get("lease_id"):
             revoke(client, str(answer["lease_id"]))
         raise
+
+
+def read_static(client: Client, mount: str, role: str) -> StaticLogin:
+    """The password of a static role as it is now."""
+    path = f"{mount}/static-creds/{role}"
+    answer = client.secrets.database.get_static_credentials(quote(role, safe=""), mount_point=quote(mount))
+    return _understood(client, StaticLogin, answer.get("data"), path)
 
 
 def renew(client: Client, lease_id: str, increment: float) -> Extension:

@@ -130,6 +130,14 @@ class VaultSession:
             renewable=issued.renewable,
         )
 
+    async def read_static(self, mount: str, role: str, *, timeout: float) -> tuple[Credential, float]:
+        """The credential of a static role, which needs no lease, and the seconds until Vault changes the password.
+
+        Raises RoleNotFound, MountNotFound besides the session's errors.
+        """
+        found = await self._ask(partial(endpoints.read_static, mount=mount, role=role), self.token, timeout)
+        return Credential(found.username, found.password), max(0.0, found.ttl)
+
     async def renew(self, lease: Lease, increment: float, *, timeout: float) -> Lease:
         """Make the lease end `increment` seconds from now (whole seconds, rounded up), or sooner if Vault grants less.
 
