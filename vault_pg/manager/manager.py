@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
@@ -10,38 +11,34 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Self
 
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, retry_if_result, wait_random_exponential
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
 
 from vault_pg import schedule
 from vault_pg.clock import Clock, boottime
 from vault_pg.errors import NotRunning, SettingsError, VaultPgError
 from vault_pg.events import (
     Event,
-    LeasesLeftBehind,
     Listener,
     ManagerStarted,
-    ManagerStopped,
     StartDelayed,
     StatusUnavailable,
     TaskDied,
 )
 from vault_pg.manager import registry
+from vault_pg.manager.departure import Departure
 from vault_pg.manager.endpoint import StatusEndpoint
 from vault_pg.manager.journal import Journal
 from vault_pg.manager.keeper import Keeper
 from vault_pg.manager.snapshot import snapshot
 from vault_pg.manager.status import Status
 from vault_pg.manager.tenure import Tenure, failure, transient
-from vault_pg.manager.termination import Termination
+from vault_pg.manager.termination import Interrupt, Termination
 from vault_pg.pool import HotSwapPool
 from vault_pg.settings import Settings
 from vault_pg.vault import VaultSession
 
 LEAP = 1.0
 """Seconds by which the lease clock may run ahead of the event loop's before everything is looked at anew (a suspend, most likely)."""
-
-POOL_SHARE = 0.5
-"""Part of the shutdown time that borrowers may use to finish."""
 
 
 class LeaseManager:
@@ -80,6 +77,8 @@ class LeaseManager:
         self._termination = Termination(self.settings.shutdown_timeout) if self.settings.handle_sigterm else None
         self._started_at: datetime | None = None
         self._stopping = False
+        self._departure: Departure | None = None
+        self._leaving: asyncio.Task[None] | None = None
 
     # -- the public face
 
@@ -132,6 +131,7 @@ class LeaseManager:
         self._entered = True
         loop = asyncio.get_running_loop()
         self._started_at, self._stopping = datetime.now(UTC), False
+        self._departure = self._leaving = None
         if self._termination is not None:
             self._termination.arm()
         if any(database.from_vault for database in self.settings.databases.values()):
@@ -255,15 +255,22 @@ class LeaseManager:
         self._tasks.append(asyncio.create_task(self._guard(name, run), name=f"vault-pg-{name}"))
 
     async def _guard(self, name: str, run: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """A background task that dies is a loud event, and is started again."""
-        deaths = 0
-        while True:
-            try:
-                await run()
-            except Exception as error:  # noqa: BLE001 - whatever it was, leases must go on being kept
-                deaths += 1
-                self._emit(TaskDied(task=name, error=f"{type(error).__name__}: {error}"))
-                await asyncio.sleep(schedule.backoff(deaths, 1.0))
+        """A background task that dies is a loud event, and is started again.
+
+        One that somebody else cancels tells that the event loop ends, `asyncio.run` being over with this manager not left: it is left
+        now, while the loop still runs.
+        """
+        try:
+            for deaths in itertools.count(1):
+                try:
+                    await run()
+                except Exception as error:  # noqa: BLE001 - whatever it was, leases must go on being kept
+                    self._emit(TaskDied(task=name, error=f"{type(error).__name__}: {error}"))
+                    await asyncio.sleep(schedule.backoff(deaths, 1.0))
+        except asyncio.CancelledError:
+            if not self._stopping:
+                await self._leave_for_sure()
+            raise
 
     async def _watch_clock(self) -> None:
         """Timers of the loop stand still during a suspend, leases do not: when the clocks part, wake everybody."""
@@ -293,91 +300,41 @@ class LeaseManager:
         await self._leave_for_sure()
 
     async def _leave_for_sure(self) -> None:
-        """Leave even if cancelled meanwhile: it is bounded by `shutdown_timeout`, and half a clean-up is a leak."""
-        leaving = asyncio.create_task(self._leave(), name="vault-pg-leave")
-        cancelled: asyncio.CancelledError | None = None
-        while not leaving.done():
-            try:
-                await asyncio.shield(leaving)
-            except asyncio.CancelledError as error:
-                cancelled = error
-        terminated = self._termination is not None and self._termination.disarm()
-        if terminated and self._termination is not None:
+        """Leave even if cancelled meanwhile: it is bounded by `shutdown_timeout`, and half a clean-up is a leak.
+
+        Who comes second waits for the same leaving.
+        """
+        if self._departure is None:
+            self._departure = self._depart()
+        departure, cancelled = self._departure, None
+        with Interrupt(departure.hurry) as interrupt:
+            while not departure.over:
+                if self._leaving is None or self._leaving.done():
+                    self._leaving = asyncio.create_task(departure.run(), name="vault-pg-leave")
+                try:
+                    await asyncio.shield(self._leaving)
+                except asyncio.CancelledError as error:
+                    cancelled = error
+        self._keepers, self._session, self._endpoint, self._entered = {}, None, None, False
+        if self._termination is not None and self._termination.disarm():
             raise self._termination.exit() from None
-        leaving.result()
         if cancelled is not None:
             raise cancelled
+        if interrupt.came:
+            raise KeyboardInterrupt
 
-    async def _leave(self) -> None:
-        """Tasks, pools, leases, token, endpoint: each stage runs whatever the one before it came to, all within one deadline."""
-        loop = asyncio.get_running_loop()
-        start = loop.time()
-        deadline = start + self.settings.shutdown_timeout
+    def _depart(self) -> Departure:
         self._stopping = True
         registry.remove(self)
-        keepers, session, endpoint = list(self._keepers.values()), self._session, self._endpoint
-        left_behind: list[str] = []
-        try:
-            async with asyncio.timeout_at(start + self.settings.shutdown_timeout * POOL_SHARE):
-                await self._stop_tasks()
-                await self._stop_pools(keepers, deadline)
-        except TimeoutError:
-            pass
-        finally:
-            try:
-                left_behind = await self._revoke_all(keepers, deadline)
-            finally:
-                try:
-                    if session is not None:
-                        await session.close(timeout=max(0.5, deadline - loop.time()))
-                finally:
-                    self._keepers, self._session, self._endpoint, self._entered = {}, None, None, False
-                    if endpoint is not None:
-                        await endpoint.close()
-        names = tuple(keeper.name for keeper in keepers)
-        seconds = round(loop.time() - start, 3)
-        if left_behind:
-            self._emit(LeasesLeftBehind(lease_ids=tuple(left_behind)))
-        self._emit(ManagerStopped(databases=names, seconds=seconds, left_behind=tuple(left_behind)))
-
-    async def _stop_tasks(self) -> None:
         tasks, self._tasks = self._tasks, []
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-    async def _stop_pools(self, keepers: list[Keeper], deadline: float) -> None:
-        share = (deadline - asyncio.get_running_loop().time()) * POOL_SHARE * 0.8  # the rest is for cutting off who stays
-        stops = (keeper.stop(min(share, keeper.tenure.settings.drain_timeout)) for keeper in keepers)
-        await asyncio.gather(*stops, return_exceptions=True)
-
-    async def _revoke_all(self, keepers: list[Keeper], deadline: float) -> list[str]:
-        """Revoke every live lease within the time there is, less what the token needs; returns the ids of those that stayed.
-
-        Tried again: PostgreSQL, for one, refuses to drop two roles of one group at the same instant (`tuple concurrently updated`).
-        """
-        loop = asyncio.get_running_loop()
-        end = loop.time() + max(0.5, (deadline - loop.time()) * 0.7)
-
-        async def once() -> list[str]:
-            left = max(0.1, end - loop.time())
-            await asyncio.gather(*(keeper.ledger.revoke(lease, left) for keeper in keepers for lease in keeper.ledger.live))
-            return [lease.id for keeper in keepers for lease in keeper.ledger.live]
-
-        def give_up(state: RetryCallState) -> list[str]:
-            stayed: list[str] = state.outcome.result() if state.outcome is not None else []
-            return stayed
-
-        with suppress(TimeoutError):
-            async with asyncio.timeout_at(end):
-                return await AsyncRetrying(
-                    retry=retry_if_result(bool),
-                    wait=wait_random_exponential(multiplier=0.1, max=2.0),
-                    stop=lambda _: loop.time() >= end,
-                    sleep=asyncio.sleep,
-                    retry_error_callback=give_up,
-                )(once)
-        return [lease.id for keeper in keepers for lease in keeper.ledger.live]
+        return Departure(
+            [task for task in tasks if task is not asyncio.current_task()],
+            list(self._keepers.values()),
+            self._session,
+            self._endpoint,
+            timeout=self.settings.shutdown_timeout,
+            emit=self._emit,
+        )
 
 
 def name_database(error: VaultPgError, name: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from typing import Any, Generic
+from weakref import WeakSet
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
@@ -31,6 +32,7 @@ class Connector(Generic[ACT]):
         self.last_error: DatabaseError | None = None
         self.on_rejected: Callable[[], object] = lambda: None
         """Told when PostgreSQL refuses the credential."""
+        self._opened = WeakSet[ACT]()
         self._proven: ACT | None = None
 
     async def connect(self, conninfo: str = "", **kwargs: Any) -> ACT:
@@ -54,12 +56,19 @@ class Connector(Generic[ACT]):
     async def _login(self, conninfo: str, kwargs: dict[str, Any]) -> ACT:
         if "connect_timeout" not in conninfo_to_dict(conninfo, **kwargs) and "PGCONNECT_TIMEOUT" not in os.environ:
             kwargs = kwargs | {"connect_timeout": CONNECT_TIMEOUT}
-        return await self.connection_class.connect(
+        conn = await self.connection_class.connect(
             conninfo,
             **kwargs,
             user=self.credential.username,
             password=self.credential.password.get_secret_value(),
         )
+        self._opened.add(conn)
+        return conn
+
+    @property
+    def opened(self) -> list[ACT]:
+        """Every connection that is not closed yet, wherever it is: a pool knows neither those that are out nor those under way."""
+        return [conn for conn in self._opened if not conn.closed]
 
     def keep(self, conn: ACT) -> None:
         """Let the next `connect()` have this proven connection."""

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable
 from time import monotonic
 from typing import Any
+from weakref import WeakSet
 
 from psycopg import OperationalError
 from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout, TooManyRequests
@@ -47,6 +48,7 @@ class Serving(AsyncConnectionPool[ACT]):
     ) -> None:
         if max_waiting is None:
             max_waiting = pool.max_waiting
+        self._pools = WeakSet[AsyncConnectionPool[ACT]]()
         self._current = self._adopt(pool, 1)
         super().__init__(
             pool.conninfo,
@@ -85,6 +87,7 @@ class Serving(AsyncConnectionPool[ACT]):
     def _adopt(self, pool: AsyncConnectionPool[ACT], number: int) -> Generation[ACT]:
         if isinstance(pool, Serving):
             raise TypeError("a HotSwapPool can't stand behind another one")
+        self._pools.add(pool)
         pool.max_waiting = 0  # the line stands in front of the holder, which keeps the limit
         tell: Callable[[Any], Any] | None = pool._reconnect_failed
         if tell is not None:

@@ -15,6 +15,7 @@ from psycopg_pool.abc import ACT
 
 from vault_pg.errors import DatabaseError, NoCredential
 from vault_pg.events import DrainOverdue, Event, GenerationClosed, GenerationRetired
+from vault_pg.pool.connector import Connector
 from vault_pg.pool.drain import Replacement, drain
 from vault_pg.pool.generation import RETIRE_GRACE, Borrow, Drained, Generation
 from vault_pg.pool.handover import Handover
@@ -245,8 +246,8 @@ class Succession(Serving[ACT]):
 
     async def _end(self, timeout: float, *, drain_timeout: float | None) -> None:
         """Once begun it goes on to its end, even if the caller is cancelled; who calls again waits for the same end."""
-        if self._ending is None:
-            if self._closed:
+        if self._ending is None or self._ending.cancelled():
+            if self._ending is None and self._closed:
                 return
             self._closed = True
             self._line.fail(lambda: PoolClosed(f"the pool {self.name!r} is closed"))
@@ -259,7 +260,8 @@ class Succession(Serving[ACT]):
             generation.outgoing = generation.retired = True
             if drain_timeout is not None:
                 generation.hurry(now + drain_timeout)
-        if self._current.drain is None and drain_timeout is not None:
+        drain = self._current.drain
+        if drain_timeout is not None and (drain is None or drain.cancelled()):
             self._end_generation(self._current, drain_timeout)
         if drain_timeout is not None:
             await self.drained()
@@ -267,6 +269,15 @@ class Succession(Serving[ACT]):
             await self._current.pool.close(timeout)
             for generation in self._outgoing:
                 await generation.pool.close(timeout)
+
+    def cut(self) -> None:
+        """Close every connection of every pool there was, here and now: what is left to do for one that could not end in order."""
+        for pool in self._pools:
+            connector = pool.connection_class
+            for conn in connector.opened if isinstance(connector, Connector) else [*pool._pool]:
+                conn.pgconn.finish()
+        for conn in self._borrowed:
+            conn.pgconn.finish()
 
     async def resize(self, min_size: int, max_size: int | None = None) -> None:
         """Change the size of the pool; replacing pools keep their own."""

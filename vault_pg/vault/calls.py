@@ -7,14 +7,17 @@ changes hands exactly once: either the waiter takes it, or it is undone, by the 
 from __future__ import annotations
 
 import asyncio
+import atexit
 import contextlib
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Generic, Protocol, TypeAlias, TypeVar
+from weakref import WeakKeyDictionary
 
 from pydantic import SecretStr
 
@@ -33,6 +36,17 @@ GRACE = 10.0
 log = logging.getLogger("vault_pg.vault")
 
 Undo: TypeAlias = Callable[[Client, T], object]
+
+
+_awaited: WeakKeyDictionary[threading.Thread, float] = WeakKeyDictionary()
+"""Threads that the end of the interpreter waits for, and until when."""
+
+
+@atexit.register
+def _await_grants() -> None:
+    for thread, until in [*_awaited.items()]:
+        if thread.is_alive():
+            thread.join(max(0.0, until - time.monotonic()))
 
 
 class Calls(Protocol):
@@ -102,13 +116,14 @@ class _Handover(Generic[T]):
 class ThreadCalls:
     """Each call has a client of its own (requests' sessions aren't made for threads), and a thread of its own for as long as it lasts.
 
-    No executor: calls are rare, one queued behind others that a dead Vault swallowed would lose its time there, and at the end
-    of the interpreter an executor is joined before anyone can know that it is the end.
+    No executor: calls are rare, one queued behind others that a dead Vault swallowed would lose its time there, and the end of the
+    interpreter waits for an executor however long it takes.
     """
 
     def __init__(self, settings: VaultSettings) -> None:
         self._settings = settings
         self._nodes = Nodes(settings.addresses)
+        self._process = os.getpid()
         self._lock = threading.Lock()
         self._threads: set[threading.Thread] = set()
         self._closed = False
@@ -116,12 +131,17 @@ class ThreadCalls:
     async def call(
         self, work: Callable[[Client], T], *, token: SecretStr | None, timeout: float, undo: Undo[T] | None = None
     ) -> T:
-        """See Calls. Raises NotRunning after `close`."""
-        if self._closed:
+        """See Calls. Raises NotRunning after `close`, and in a forked child: what the session holds is its parent's."""
+        if self._closed or os.getpid() != self._process:
             raise NotRunning("the Vault session is closed")
         job = _Job(work, undo, token, timeout)
+        deadline = time.monotonic() + timeout
         handover = _Handover[T]()
-        if not self._start(partial(self._serve, job, handover, time.monotonic() + timeout)):
+        # What brings a lease or a token is waited for at the end of the interpreter, until it is here and undone.
+        awaited = None if undo is None else deadline + timeout
+        if not self._start(partial(self._serve, job, handover, deadline), awaited):
+            if not threading.main_thread().is_alive():  # the interpreter ends, which nothing but this is left to do
+                return self._with_client(work, token, deadline)
             raise VaultUnavailable("Vault cannot be asked: the system starts no more threads")
         try:
             await asyncio.wait([handover.arrived], timeout=timeout)
@@ -129,7 +149,7 @@ class ThreadCalls:
             # Cancelled, perhaps after the result had arrived: nobody will ever see it.
             outcome = handover.claim()
             if isinstance(outcome, tuple):
-                self._start(partial(self._undo, job, outcome[0]))
+                self._start(partial(self._undo, job, outcome[0]), time.monotonic() + timeout)
             raise
         outcome = handover.claim()
         if outcome is None:
@@ -182,8 +202,13 @@ class ThreadCalls:
             # Calls are minutes apart: a connection kept that long is often dead, or leads to yesterday's leader.
             client.adapter.close()
 
-    def _start(self, task: Callable[[], None]) -> bool:
-        """Run the task in a thread, which the end of the interpreter waits for. False where there is no more to be had."""
+    def _start(self, task: Callable[[], None], awaited: float | None) -> bool:
+        """Run the task in a thread, which the end of the interpreter waits for until `awaited` (on `time.monotonic()`).
+
+        False where there is no more to be had.
+        """
+        if os.getpid() != self._process:
+            return False  # what there would be to undo in a forked child is in use in its parent
 
         def run() -> None:
             try:
@@ -192,9 +217,12 @@ class ThreadCalls:
                 with self._lock:
                     self._threads.discard(thread)
 
-        thread = threading.Thread(target=run, name="vault_pg call")
+        # A daemon: one that hangs, in a user's own login say, may not hold up the end of the interpreter for ever.
+        thread = threading.Thread(target=run, name="vault_pg call", daemon=True)
         with self._lock:
             self._threads.add(thread)
+        if awaited is not None:
+            _awaited[thread] = awaited
         try:
             thread.start()
         except RuntimeError:

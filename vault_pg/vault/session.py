@@ -178,13 +178,11 @@ class VaultSession:
 
     async def close(self, *, timeout: float, revoke: bool = True) -> None:
         """Revoke the tokens that we logged in for and end the session, within `timeout` seconds even if Vault is down."""
-        if self._closed:
-            return
-        self._closed = True
         deadline = asyncio.get_running_loop().time() + timeout
-        if revoke:
+        if revoke and not self._closed:
             # One part of the time is kept for calls still under way, which may have leases to revoke.
             await asyncio.gather(*(self._revoke_token(token, timeout * 0.8) for token in self._tokens.revocable()))
+        self._closed = True  # not before: one that is cancelled may be called again
         await self._calls.close(timeout=max(0.0, deadline - asyncio.get_running_loop().time()))
 
     async def log_in(self) -> Token:
