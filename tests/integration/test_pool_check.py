@@ -7,7 +7,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from psycopg.errors import UndefinedObject
+from psycopg.errors import InsufficientPrivilege, UndefinedObject
 from psycopg.pq import TransactionStatus
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
@@ -17,6 +17,7 @@ from vault_pg import DatabaseSettings, checked
 from vault_pg.dev import EmbeddedPostgres
 from vault_pg.lease import Credential
 from vault_pg.pool import build
+from vault_pg.pool.check import QUESTION
 
 Conn = psycopg.AsyncConnection[Any]
 
@@ -141,3 +142,44 @@ async def test_it_is_a_setting(role: Role, postgres: EmbeddedPostgres) -> None:
         with pytest.raises(PoolTimeout):
             await holder.getconn(timeout=0.2)
         await eventually(lambda: conn.closed)
+
+
+# -- and without an interval, once there is a doubt
+
+
+async def test_after_one_dead_connection_no_other_of_its_role_is_handed_out(role: Role) -> None:
+    async with holding(role.pool(min_size=3, max_size=3)) as holder:
+        role.drop()
+        with pytest.raises(InsufficientPrivilege):
+            async with holder.connection() as conn:
+                await conn.execute("select count(*) from orders")
+        for _ in range(2):
+            with pytest.raises(PoolTimeout):
+                async with holder.connection(timeout=0.2):
+                    pytest.fail("it could only fail")
+
+
+async def test_after_one_lost_connection_the_others_are_asked_first(role: Role, postgres: EmbeddedPostgres) -> None:
+    async with holding(role.pool(min_size=3, max_size=3)) as holder:
+        assert postgres.terminate_backends(role.name) == 3
+        with pytest.raises(psycopg.OperationalError):
+            async with holder.connection() as conn:
+                await conn.execute("select 1")
+        for _ in range(3):
+            async with holder.connection() as conn:
+                await conn.execute("select 1")
+
+
+async def test_a_plain_lack_of_privilege_costs_each_connection_one_question(role: Role) -> None:
+    pool = role.pool(connection_class=Recording, min_size=2, max_size=2)
+    async with holding(pool) as holder:
+        kept = {*pool._pool}
+        with pytest.raises(InsufficientPrivilege):
+            async with holder.connection() as conn:
+                await conn.execute("create role nobody_may")
+        for _ in range(6):
+            async with holder.connection() as conn:
+                pass
+        questions = [asked for conn in kept for asked in getattr(conn, "asked", []) if asked == QUESTION]
+        assert len(questions) == 2
+        assert {*pool._pool} == kept

@@ -7,17 +7,12 @@ from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Generic
 
-from psycopg.errors import InsufficientPrivilege, UndefinedObject
 from psycopg_pool.abc import ACT
 
 from vault_pg.pool.generation import Place
 
 if TYPE_CHECKING:
     from vault_pg.pool.serving import Serving
-
-
-DOUBTFUL = (InsufficientPrivilege, UndefinedObject)
-"""42501 and 42704: what queries of an open session fail with once its role is dropped."""
 
 
 class Checkout(AbstractAsyncContextManager[ACT, None], Generic[ACT]):
@@ -47,8 +42,8 @@ class Checkout(AbstractAsyncContextManager[ACT, None], Generic[ACT]):
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
         conn = self._conn
-        if isinstance(exc, DOUBTFUL):
-            self._holder._doubt(conn)
+        if exc is not None:
+            self._holder._doubt(conn, exc)
         try:
             await conn.__aexit__(exc_type, exc, traceback)
         finally:

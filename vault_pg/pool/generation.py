@@ -20,6 +20,7 @@ from psycopg_pool import AsyncConnectionPool, AsyncNullConnectionPool, PoolClose
 from psycopg_pool.abc import ACT
 from psycopg_pool.pool_async import WaitingClient
 
+from vault_pg.pool.doubt import Doubt
 from vault_pg.pool.farewell import Shadow
 
 RETIRE_GRACE = 0.25
@@ -90,6 +91,7 @@ class Generation(Generic[ACT]):
             and pool._reset is None
             and not pool._open_implicit
         )
+        self._doubt: Doubt[ACT] | None = None
         self.outgoing = False
         """Replaced: it still serves while it hands over, until it is `retired`."""
         self._now: Callable[[], float] = monotonic
@@ -183,6 +185,13 @@ class Generation(Generic[ACT]):
         if self._plain and not pool._closed:
             return pool._getconn_unchecked(timeout)
         return pool.getconn(timeout)
+
+    def doubt(self) -> None:
+        """One of its connections is dead: ask each of the others before it is handed out again."""
+        if self._doubt is None:
+            self._doubt = Doubt(self.pool._check)
+            self.pool._check, self._plain = self._doubt.check, False
+        self._doubt.raise_()
 
     def take_back(self, conn: ACT) -> Awaitable[None]:
         """Return a connection as the pool's own `putconn()` does, passed by in the same way."""

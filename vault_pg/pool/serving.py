@@ -17,6 +17,7 @@ from psycopg_pool.abc import ACT
 
 from vault_pg.errors import NoCredential
 from vault_pg.events import Listener
+from vault_pg.pool.check import DEAD
 from vault_pg.pool.checkout import Checkout
 from vault_pg.pool.connector import Connector
 from vault_pg.pool.farewell import Shadow
@@ -143,9 +144,13 @@ class Serving(AsyncConnectionPool[ACT]):
         self._borrowed[conn] = (generation, monotonic(), asyncio.current_task(), place)
         return conn
 
-    def _doubt(self, conn: ACT) -> None:
-        """A query failed as it does when the credential is dead."""
-        if self._doubted is not None and self._borrowed[conn][0] is self._current:
+    def _doubt(self, conn: ACT, error: BaseException) -> None:
+        """A query failed: perhaps as it does when the credential is dead, or the connection is lost and others may be with it."""
+        generation = self._borrowed[conn][0]
+        dead = isinstance(error, DEAD)
+        if dead or conn.broken:
+            generation.doubt()
+        if dead and self._doubted is not None and generation is self._current:
             self._doubted()
 
     def _used(self, seconds: float) -> None:
