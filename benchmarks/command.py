@@ -10,14 +10,17 @@ import typer
 from rich.console import Console
 
 from benchmarks import checkout as hot_path
+from benchmarks import fleet as fleets
 from benchmarks import report
 from benchmarks import rotation as rotations
 from benchmarks.backstage import Backstage, BenchmarkError
 from benchmarks.contenders import MAX_SIZE, MIN_SIZE, Name
 from benchmarks.machine import machine, versions
+from benchmarks.rules import MAX_TTL, TTL
 
 app = typer.Typer(
-    help="Rotation under load, and the cost of a checkout, against named peers in the same run. Without a command: both.",
+    help="Rotation under load, the cost of a checkout, and a fleet's requests at Vault, against named peers in the same run. "
+    "Without a command: all of them.",
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -34,15 +37,17 @@ Json = Annotated[
 ]
 ROTATION_CLIENTS = [8, 32]
 CHECKOUT_CLIENTS = [1, 8, 32]
+FLEETS = [5_000, 100_000]
 
 
 @app.callback(invoke_without_command=True)
-def both(context: typer.Context, json: Json = None) -> None:
+def everything(context: typer.Context, json: Json = None) -> None:
     if context.invoked_subcommand is None:
         with Backstage() as stage:
             results = _rotation(stage, list(Name), ROTATION_CLIENTS, rounds=5, seconds=10.0, every=3.0)
             results |= _checkout(stage, CHECKOUT_CLIENTS, rounds=11, checkouts=10000)
-            _save(stage, json, results)
+            postgresql = stage.desk.site().version
+        _save(postgresql, json, results | _fleet(FLEETS, seed=1))
 
 
 @app.command()
@@ -63,7 +68,8 @@ def rotation(
         raise typer.BadParameter(f"{seconds:g} s have no room for a rotation every {every:g} s: make --seconds longer")
     names = [name for name in Name if not only or name in only]
     with Backstage() as stage:
-        _save(stage, json, _rotation(stage, names, clients, rounds=rounds, seconds=seconds, every=every))
+        results = _rotation(stage, names, clients, rounds=rounds, seconds=seconds, every=every)
+        _save(stage.desk.site().version, json, results)
 
 
 @app.command()
@@ -75,7 +81,18 @@ def checkout(
 ) -> None:
     """CPU time of one checkout, HotSwapPool against psycopg_pool's own."""
     with Backstage() as stage:
-        _save(stage, json, _checkout(stage, clients, rounds=rounds, checkouts=checkouts))
+        _save(stage.desk.site().version, json, _checkout(stage, clients, rounds=rounds, checkouts=checkouts))
+
+
+@app.command()
+def fleet(
+    *,
+    services: Annotated[list[int], typer.Option(min=100, help="Size of the fleet; may be given several times.")] = FLEETS,
+    seed: Annotated[int, typer.Option(help="Of the dice.")] = 1,
+    json: Json = None,
+) -> None:
+    """How evenly the requests of a fleet that restarts at once arrive at Vault. Simulated, on the shipped timing functions."""
+    _save(None, json, _fleet(services, seed=seed))
 
 
 def _rotation(
@@ -107,8 +124,19 @@ def _checkout(stage: Backstage, clients: list[int], *, rounds: int, checkouts: i
     return {"checkout": report.checkout_json(options, rows)}
 
 
-def _save(stage: Backstage, path: Path | None, results: dict[str, object]) -> None:
-    about: dict[str, object] = {"machine": machine(), "versions": versions(stage.desk.site().version)}
+def _fleet(services: list[int], *, seed: int) -> dict[str, object]:
+    progress = Console(stderr=True, highlight=False)
+    rows = fleets.run(services, seed=seed, tell=lambda line: progress.print(line, soft_wrap=True))
+    report.show(report.fleet_table(rows))
+    options = {
+        "services": services, "seed": seed, "ttl": TTL, "max_ttl": MAX_TTL, "restart": fleets.RESTART, "hours": fleets.HOURS,
+        "bin": fleets.BIN, "windows_h": fleets.WINDOWS,
+    }  # fmt: skip
+    return {"fleet": report.fleet_json(options, rows)}
+
+
+def _save(postgresql: str | None, path: Path | None, results: dict[str, object]) -> None:
+    about: dict[str, object] = {"machine": machine(), "versions": versions(postgresql)}
     if path is not None:
         report.write(path, about | results)
 

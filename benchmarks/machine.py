@@ -23,15 +23,15 @@ def machine() -> dict[str, object]:
     }
 
 
-def versions(postgresql: str) -> dict[str, str]:
+def versions(postgresql: str | None) -> dict[str, str]:
+    """None: no server was needed."""
     libpq = psycopg.pq.version()
     return {
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "vault_pg": vault_pg.__version__,
         "psycopg": f"{psycopg.__version__} ({psycopg.pq.__impl__}, libpq {libpq // 10000}.{libpq % 10000})",
         "psycopg_pool": psycopg_pool.__version__,
-        "postgresql": postgresql,
-    }
+    } | ({} if postgresql is None else {"postgresql": postgresql})
 
 
 def _cpu() -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks import fleet
 from benchmarks.checkout import Row
 from benchmarks.rotation import Outcome, Summary
 
@@ -78,6 +79,22 @@ def checkout_table(rows: Sequence[Row]) -> Table:
             f"{min(row.ratios):.2f}..{max(row.ratios):.2f}",
         )
     return table
+
+
+def fleet_table(rows: Sequence[fleet.Row]) -> Table:
+    table = Table(title="Requests at Vault: busiest 10 s over the mean, worst of rounds", title_justify="left")
+    table.add_column("services", justify="right")
+    table.add_column("schedule")
+    for heading in ("rounds", "requests/service/h", *(f"{low:g} to {high:g} h" for low, high in fleet.WINDOWS)):
+        table.add_column(heading, justify="right")
+    for row in rows:
+        windows = (f"{peak:.1f}" for peak in row.peaks)
+        table.add_row(str(row.services), row.schedule, str(row.rounds), f"{row.requests:.2f}", *windows)
+    return table
+
+
+def fleet_json(options: Mapping[str, object], rows: Sequence[fleet.Row]) -> dict[str, object]:
+    return {"options": dict(options), "rows": [asdict(row) for row in rows]}
 
 
 def rotation_json(options: Mapping[str, object], summaries: Sequence[Summary], outcomes: Sequence[Outcome]) -> dict[str, object]:
