@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -48,8 +49,9 @@ async def ask(conn: psycopg.AsyncConnection[Any]) -> None:
     try:
         await conn.set_autocommit(True)
         await conn.execute(QUESTION, prepare=False)
-    except DEAD:
-        # Not by close(), which hands it back to a pool with `close_returns`: a connection that works would be kept.
+    except (*DEAD, asyncio.CancelledError):
+        # Not by close(), which hands it back to a pool with `close_returns`: a connection that works would be kept. Nor may one whose
+        # asking was cut off be kept, perhaps in autocommit for good.
         conn.pgconn.finish()
         raise
     finally:

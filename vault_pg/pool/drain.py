@@ -7,7 +7,7 @@ import os
 import socket
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import psycopg
@@ -22,7 +22,7 @@ CUT_GRACE = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Replacement:
-    """What a replace did. `drained` ends when the last connection of the replaced pool is closed."""
+    """What a replace did."""
 
     generation: int
     previous: int
@@ -30,7 +30,12 @@ class Replacement:
     """Connections that were out when the old pool was retired."""
     seconds: float
     """From the call to the swap."""
-    drained: asyncio.Task[Drained]
+    draining: asyncio.Task[Drained] = field(repr=False)
+
+    @property
+    def drained(self) -> asyncio.Future[Drained]:
+        """Ends when the last connection of the replaced pool is closed. Whoever gives up waiting for it stops nothing."""
+        return asyncio.shield(self.draining)
 
 
 async def drain(

@@ -1,27 +1,25 @@
-"""One pool bound to one credential, and who has borrowed from it.
-
-This is the one module that reaches below psycopg_pool's public face (`_max_size`, `_waiting`, `_pool`): HotSwapPool is a subclass of
-AsyncConnectionPool, and tests pin what is used.
-"""
+"""One pool bound to one credential, and how it ends."""
 
 from __future__ import annotations
 
 import asyncio
 import sys
-from collections import Counter, deque
-from collections.abc import Awaitable, Callable
+from collections import Counter
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from time import monotonic
 from types import CodeType
 from typing import Generic, TypeAlias
 
-from psycopg_pool import AsyncConnectionPool, AsyncNullConnectionPool, PoolClosed
+from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
 from psycopg_pool.abc import ACT
-from psycopg_pool.pool_async import WaitingClient
 
+from vault_pg.pool.claim import TurnedAway
 from vault_pg.pool.doubt import Doubt
 from vault_pg.pool.farewell import Shadow
+from vault_pg.pool.leased import LeasedPool
+from vault_pg.pool.stock import Stock, shielded
 
 RETIRE_GRACE = 0.25
 """Seconds that a retiring pool waits for its workers. Only one that is connecting at that moment needs any; it ends by itself."""
@@ -54,49 +52,29 @@ class Borrow(Generic[ACT]):
         return f"{self.task} at {self.where} for {monotonic() - self.since:.1f} s"
 
 
-class TurnedAway(deque[WaitingClient[ACT]]):
-    """The queue of a pool that is closed: who comes is sent away at once.
-
-    A client whose connection failed its check comes back to a pool's queue after a pause, and psycopg_pool does not look whether the
-    pool was closed meanwhile: it would wait there until its time-out.
-    """
-
-    def append(self, client: WaitingClient[ACT]) -> None:
-        client.error = PoolClosed("the pool is closed")
-
-
-class Generation(Generic[ACT]):
+class Generation(Stock[ACT]):
     """A pool, its number, and the count of its connections that are out.
 
     The count is ours: raised before the first await of a checkout and lowered after the return, so that zero means idle.
     """
 
-    def __init__(self, pool: AsyncConnectionPool[ACT], number: int) -> None:
-        self.pool = pool
+    def __init__(
+        self, pool: AsyncConnectionPool[ACT], number: int, came_back: Callable[[Generation[ACT], ACT | None], object]
+    ) -> None:
+        super().__init__(pool)
         self.number = number
-        self.in_use = 0
+        self._tell_came_back = came_back
         self.retirement = asyncio.Event()
         self.deadline: float | None = None
         """Loop time at which its drain ends by force."""
         self.full_min_size, self.full_max_size = pool.min_size, pool.max_size
-        self.queues_itself = isinstance(pool, AsyncNullConnectionPool)
-        """A null pool keeps a connection only for who waits in its own queue, so that is where clients have to wait."""
         self.cap = sys.maxsize if self.queues_itself else pool.max_size
         """Checkouts that it may serve at once; its pool grows no further."""
-        kind = type(pool)
-        self._plain = (
-            kind.getconn is AsyncConnectionPool.getconn
-            and kind.putconn is AsyncConnectionPool.putconn
-            and pool._check is None
-            and pool._reset is None
-            and not pool._open_implicit
-        )
         self._doubt: Doubt[ACT] | None = None
         self.outgoing = False
         """Replaced: it still serves while it hands over, until it is `retired`."""
         self._now: Callable[[], float] = monotonic
         self._waiter: asyncio.Future[None] | None = None
-        self._returns: set[asyncio.Task[None]] = set()
         self._patience: asyncio.Timeout | None = None
         self.drain: asyncio.Task[Drained] | None = None
         """What ends it, once it is retired."""
@@ -119,6 +97,9 @@ class Generation(Generic[ACT]):
     def done(self) -> bool:
         """Retired, drained and closed."""
         return self.drain is not None and self.drain.done() and not self.drain.cancelled()
+
+    def came_back(self, conn: ACT | None) -> None:
+        self._tell_came_back(self, conn)
 
     def came_down(self) -> None:
         """`in_use` has come down by one."""
@@ -170,22 +151,6 @@ class Generation(Generic[ACT]):
         """Clients in the pool's own queue, for a connection that is being opened or returned."""
         return len(self.pool._waiting)
 
-    def take_idle(self) -> ACT:
-        """Take an idle connection out of the pool, which must have one."""
-        pool = self.pool
-        conn = pool._pool.popleft()
-        pool._nconns_min = min(pool._nconns_min, len(pool._pool))
-        return conn
-
-    def checkout(self, timeout: float) -> Awaitable[ACT]:
-        """A connection of the pool, as its own `getconn()` gives it. Where that would do no more than count, log and pass on, it is
-        passed by: each layer of coroutines costs as much as all that a holder does.
-        """
-        pool = self.pool
-        if self._plain and not pool._closed:
-            return pool._getconn_unchecked(timeout)
-        return pool.getconn(timeout)
-
     def doubt(self) -> None:
         """One of its connections is dead: ask each of the others before it is handed out again."""
         if self._doubt is None:
@@ -193,33 +158,33 @@ class Generation(Generic[ACT]):
             self.pool._check, self._plain = self._doubt.check, False
         self._doubt.raise_()
 
-    def take_back(self, conn: ACT) -> Awaitable[None]:
-        """Return a connection as the pool's own `putconn()` does, passed by in the same way."""
-        pool = self.pool
-        if self._plain and not pool._closed:
-            return pool._return_connection(conn, from_getconn=False)
-        return pool.putconn(conn)
-
     def limit(self, cap: int) -> None:
         narrowed = max(1, min(cap, self.full_max_size))
         if not self.queues_itself:
             self.cap = self.pool._max_size = narrowed
         elif self.full_max_size:
             self.pool._max_size = narrowed
+            self.offer_room()
 
     async def open(self, size: int, timeout: float) -> None:
-        """Open the pool with `size` connections, whatever its min_size; return when it has them. Closed for good if it can't."""
+        """Open the pool with `size` connections, whatever its min_size; return when it has them. Raises PoolTimeout."""
         pool = self.pool
         if pool.closed and not pool._opened and not self.queues_itself:
             pool._min_size = pool._nconns = pool._nconns_min = size
-        await pool.open(wait=True, timeout=timeout)
+        await pool.open()
+        await self.fill(timeout)
         pool._min_size = min(self.full_min_size, pool._nconns)
+
+    async def fill(self, timeout: float) -> None:
+        """As a pool's; where it is known why it can't be filled DatabaseError is raised."""
+        try:
+            await super().fill(timeout)
+        except PoolTimeout as error:
+            raise (self.pool.reason(error) if isinstance(self.pool, LeasedPool) else error) from None
 
     async def grow(self) -> None:
         """Open one connection more, and serve that many. Raises what the login raises. Cancelled, it still ends in the background."""
-        growing = asyncio.create_task(self._grow(), name=f"{self.pool.name}-grow")
-        growing.add_done_callback(lambda task: task.cancelled() or task.exception())
-        await asyncio.shield(growing)
+        await shielded(self._run(self._grow(), "grow"))
 
     async def _grow(self) -> None:
         pool = self.pool
@@ -239,37 +204,29 @@ class Generation(Generic[ACT]):
             return False
         self.limit(min(self.cap, pool._nconns) - 1)
         await self.until(self.cap)
-        async with pool._lock:
-            if not pool._pool:
-                return False
-            conn = pool._pool.popleft()
-            pool._nconns -= 1
+        if not pool._pool:
+            return False
+        conn = pool._pool.popleft()
+        pool._nconns -= 1
         shadow = Shadow(conn)
         await pool._close_connection(conn)
         await shadow.gone()
         return True
 
-    async def widen(self) -> None:
+    def widen(self) -> None:
         """Give the pool its own sizes back, once there is room for them."""
-        pool = self.pool
-        if not pool.closed and pool._min_size < self.full_min_size:
-            pool._min_size = min(self.full_min_size, pool._nconns)
-            await pool.resize(self.full_min_size, self.full_max_size)
-            self.cap = self.full_max_size
+        if not self.pool.closed:
+            self.set_sizes(self.full_min_size, self.full_max_size)
+            self.limit(self.full_max_size)
 
-    async def resize(self, min_size: int, max_size: int) -> None:
+    def resize(self, min_size: int, max_size: int, *, at_once: bool) -> None:
+        """Take other sizes: at once, or, while another pool has a part of the budget, as far as they are narrower."""
         self.full_min_size, self.full_max_size = min_size, max_size
-        await self.pool.resize(min_size, max_size)
-
-    def return_connection(self, conn: ACT) -> asyncio.Task[None] | None:
-        """Where the pool has a reset hook: run it in the background, as the pool's own workers would, but in sight."""
-        pool = self.pool
-        if pool._reset is None or pool._closed or self.queues_itself:
-            return None
-        task = asyncio.create_task(pool._return_connection(conn, from_getconn=False), name=f"{pool.name}-reset")
-        self._returns.add(task)
-        task.add_done_callback(self._returns.discard)
-        return task
+        if at_once:
+            self.set_sizes(min_size, max_size)
+            self.limit(max_size)
+        elif max_size < self.cap:
+            self.limit(max_size)
 
     async def retire(self) -> None:
         """Close what is idle; what is out closes when it comes back; who waits in its queue is told PoolClosed."""
@@ -279,7 +236,7 @@ class Generation(Generic[ACT]):
             async with asyncio.timeout(RETIRE_GRACE):
                 while self.pool._growing:  # noqa: ASYNC110 - psycopg_pool tells nobody when it is done
                     await asyncio.sleep(0.002)
-        shadows = [Shadow(conn) for conn in self.pool._pool]
+        shadows = await self._close_idle()
         await self.pool.close(timeout=RETIRE_GRACE)
         late, self.pool._waiting = self.pool._waiting, TurnedAway[ACT]()
         for client in late:
@@ -288,6 +245,15 @@ class Generation(Generic[ACT]):
             filled.set()  # whoever waits for it to be filled has another pool to look at
         await asyncio.gather(*(shadow.gone() for shadow in shadows), return_exceptions=True)
         self.emptied.set()
+
+    async def _close_idle(self) -> list[Shadow]:
+        """Here and now: psycopg_pool waits for its workers first, and if it is cancelled in that closes none."""
+        idle = [*self.pool._pool]
+        self.pool._pool.clear()
+        shadows = [Shadow(conn) for conn in idle]
+        for conn in idle:
+            await self.pool._close_connection(conn)
+        return shadows
 
     def counters(self) -> Counter[str]:
         """psycopg_pool's counters of this pool since it was opened or popped."""

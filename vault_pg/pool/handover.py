@@ -89,5 +89,5 @@ class Handover(Generic[ACT]):
             served()
             if not self._busy():
                 continue  # nobody is there to notice
-            took, left = loop.time() - start, size() - self._new.size
+            took, left = loop.time() - start, max(0, size() - self._new.size)  # clients may have gone away
             await asyncio.sleep(max(0.0, min(BREATH * took, (end - loop.time()) / (left + 1) - took)))

@@ -40,19 +40,24 @@ async def _take(holder: HotSwapPool[ACT], place: Place) -> ACT | None:
             return None
         # No await from the look to the taking: nobody else can have it, and there is nothing to wait for.
         conn = generation.take_idle()
-        conn._pool = holder
         generation.in_use += 1
-        holder._borrowed[conn] = (generation, monotonic(), asyncio.current_task(), place)
-        try:
-            await generation.pool._check_connection(conn)
-        except BaseException as error:
-            await holder.putconn(conn)
-            if not isinstance(error, Exception):
-                raise
+        if generation.pool._check is not None and not await _passes(generation, conn):
             continue
+        conn._pool = holder
+        holder._borrowed[conn] = (generation, monotonic(), asyncio.current_task(), place)
         holder._stats[holder._REQUESTS_NUM] += 1
         return conn
     return None
+
+
+async def _passes(generation: Generation[ACT], conn: ACT) -> bool:
+    passed = False
+    try:
+        passed = await generation.passes_check(conn)
+    finally:
+        if not passed:
+            generation.came_back(None)
+    return passed
 
 
 def _with_idle(holder: HotSwapPool[ACT]) -> Generation[ACT] | None:

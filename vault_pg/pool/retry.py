@@ -80,7 +80,9 @@ class Retry(Generic[T, ACT]):
 
     async def run(self) -> T:
         attempts = AsyncRetrying(
-            retry=retry_if_exception(lambda _: self._curable),
+            retry=retry_if_exception(
+                lambda error: self._curable and isinstance(error, Exception)
+            ),  # no cancellation that came on the way out
             stop=stop_after_attempt(self._policy.attempts),
             wait=wait_random_exponential(multiplier=self._policy.base, max=self._policy.cap),
             sleep=asyncio.sleep,

@@ -77,6 +77,7 @@ class Serving(AsyncConnectionPool[ACT]):
         self._borrowed: dict[ACT, tuple[Generation[ACT], float, asyncio.Task[object] | None, Place]] = {}
         self._line = WaitingLine[Generation[ACT]](self._give_back)
         self._refusal: str | None = None
+        self._background: set[asyncio.Task[None]] = set()
         self._replacing = asyncio.Lock()
         self._past = Counter[str]()
         self._closed = pool.closed
@@ -95,7 +96,7 @@ class Serving(AsyncConnectionPool[ACT]):
             pool._reconnect_failed = lambda _: tell(self)  # the hook is told of the pool that its user knows
         if number != 1:
             pool._open_implicit = False  # replace() opens it, so psycopg_pool need not warn
-        return Generation(pool, number)
+        return Generation(pool, number, self._came_back)
 
     # -- checkout and return
 
@@ -126,13 +127,8 @@ class Serving(AsyncConnectionPool[ACT]):
         try:
             if generation.in_use < generation.cap and not self._line:
                 generation.in_use += 1
-                try:
-                    conn = await generation.checkout(timeout)
-                except BaseException as error:
-                    self._give_back(generation)
-                    if not _moved(error, generation):
-                        raise
-                    conn, generation = await self._getconn_in_line(deadline, moved=True)
+                if timeout <= 0 or (conn := generation.take()) is None:
+                    conn, generation = await self._getconn_in_line(deadline, generation)
             else:
                 conn, generation = await self._getconn_in_line(deadline)
         except BaseException as error:
@@ -156,17 +152,21 @@ class Serving(AsyncConnectionPool[ACT]):
     def _used(self, seconds: float) -> None:
         self._stats[self._USAGE_MS] += int(1000.0 * seconds)
 
-    async def _getconn_in_line(self, deadline: float, *, moved: bool = False) -> tuple[ACT, Generation[ACT]]:
-        """The slower way: wait for a place, then for its connection; once more, ahead of others, if its pool is retired in between."""
+    async def _getconn_in_line(self, deadline: float, generation: Generation[ACT] | None = None) -> tuple[ACT, Generation[ACT]]:
+        """The slower way: wait for a place, if there is none yet, then for its connection; once more, ahead of others, if its pool is
+        retired in between.
+        """
+        moved = False
         while True:
-            generation = await self._place(deadline, moved=moved)
+            if generation is None:
+                generation = await self._place(deadline, moved=moved)
             try:
-                return await generation.checkout(deadline - monotonic()), generation
+                return await generation.lend(deadline), generation
             except BaseException as error:
                 self._give_back(generation)
                 if not _moved(error, generation):
                     raise
-                moved = True
+                moved, generation = True, None
 
     async def _place(self, deadline: float, *, moved: bool) -> Generation[ACT]:
         """A generation with room for one more checkout, already counted for the caller."""
@@ -208,17 +208,12 @@ class Serving(AsyncConnectionPool[ACT]):
         if generation.outgoing and generation.retired:
             await self._part_with(conn, generation)
             return
-        returning = generation.return_connection(conn)
-        if returning is not None:  # a reset hook runs on, and the place is taken until it is done
-            returning.add_done_callback(lambda _: self._returned(conn, generation))
-            return
-        try:
-            await generation.take_back(conn)
-        finally:
-            self._returned(conn, generation)
+        returning = generation.put(conn)
+        if returning is not None:
+            await asyncio.shield(returning)
 
-    def _returned(self, conn: ACT, generation: Generation[ACT]) -> None:
-        if generation.outgoing and generation.retired and generation in self._outgoing:
+    def _came_back(self, generation: Generation[ACT], conn: ACT | None) -> None:
+        if conn is not None and generation.outgoing and generation.retired and generation in self._outgoing:
             self._see_off(Shadow(conn), generation)  # retired meanwhile
         self._give_back(generation)
 
@@ -229,6 +224,7 @@ class Serving(AsyncConnectionPool[ACT]):
         try:
             await conn.close()
         finally:
+            conn.pgconn.finish()  # even where a close() of the user's own was cancelled
             if leaving is not None:
                 self._see_off(leaving, generation)
             self._give_back(generation)

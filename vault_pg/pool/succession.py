@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from time import monotonic
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from psycopg import OperationalError
 from psycopg_pool import AsyncConnectionPool, PoolClosed
@@ -56,7 +56,7 @@ class Succession(Serving[ACT]):
         try:
             await self._replacing.acquire()
         except BaseException:
-            await pool.close(RETIRE_GRACE)
+            await self._discard(pool)
             raise
         try:
             return await self._replace(
@@ -94,7 +94,9 @@ class Succession(Serving[ACT]):
             self._check_open()
         except BaseException:
             self._make_room()
-            await new.pool.close(RETIRE_GRACE)
+            if not self._outgoing:
+                self._current.widen()
+            await self._discard(new.pool)
             raise
         if deadline is not None:
             patience = max(0.0, min(patience, deadline - asyncio.get_running_loop().time()))
@@ -110,6 +112,11 @@ class Succession(Serving[ACT]):
         finally:
             emptied.cancel()
         return Replacement(new.number, old.number, in_use, seconds, ending)
+
+    async def _discard(self, pool: AsyncConnectionPool[ACT]) -> None:
+        """Close a pool that is not wanted. In the background, so that a second cancellation does not leave it half closed."""
+        if pool is not self._current.pool:
+            await asyncio.shield(self._in_background(pool.close(RETIRE_GRACE), "discard"))
 
     def _handover(self, new: Generation[ACT], patience: float, deadline: float | None) -> Handover[ACT]:
         if deadline is not None:
@@ -153,20 +160,26 @@ class Succession(Serving[ACT]):
         def overdue(holders: tuple[str, ...]) -> None:
             self._emit(DrainOverdue(database=self.name, generation=number, holders=holders))
 
-        if handover is not None and not generation.retired:
-            await handover.run(self._serve_line)
-        generation.retired = True
-        self._emit(GenerationRetired(database=self.name, generation=number, in_use=generation.in_use, deadline_seconds=timeout))
-        self._make_room()
         try:
+            if handover is not None and not generation.retired:
+                await handover.run(self._serve_line)
+            generation.retired = True
+            self._emit(
+                GenerationRetired(database=self.name, generation=number, in_use=generation.in_use, deadline_seconds=timeout)
+            )
+            self._make_room()
             drained = await drain(generation, borrows, overdue)
         finally:
+            generation.retired = True
             self._outgoing.remove(generation)
             self._past.update({key: generation.counters()[key] for key in self._inner_counters()})
+            if not generation.pool.closed:  # cut short by whoever cancels all tasks there are
+                self._in_background(generation.retire(), "retire")
         self._emit(GenerationClosed(database=self.name, generation=number, seconds=drained.seconds))
         if not self._closed:
             self._make_room()
-            await self._current.widen()
+            if not self._outgoing:
+                self._current.widen()
         return drained
 
     def _emit(self, event: Event) -> None:
@@ -194,6 +207,12 @@ class Succession(Serving[ACT]):
         if self._current.drain is None:
             self._end_generation(self._current, 0.0)
 
+    def _in_background(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        task = asyncio.create_task(work, name=f"{self.name}-{name}")
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+        return task
+
     # -- the rest of a pool's life
 
     async def open(self, wait: bool = False, timeout: float = 30.0) -> None:
@@ -217,7 +236,7 @@ class Succession(Serving[ACT]):
         while True:
             generation = self._current
             try:
-                await generation.pool.wait(max(0.0, deadline - monotonic()))
+                await generation.fill(max(0.0, deadline - monotonic()))
             except (OperationalError, NoCredential, DatabaseError):
                 if generation is not self._current and not self._closed:
                     continue  # replaced while we waited
@@ -282,16 +301,16 @@ class Succession(Serving[ACT]):
     async def resize(self, min_size: int, max_size: int | None = None) -> None:
         """Change the size of the pool; replacing pools keep their own."""
         self._min_size, self._max_size = self._check_size(min_size, max_size)
-        await self._current.resize(self._min_size, self._max_size)
+        self._current.resize(self._min_size, self._max_size, at_once=not self._outgoing and not self._replacing.locked())
         self._make_room()
 
     async def check(self) -> None:
         """Verify the idle connections; replace the broken ones."""
-        await self._current.pool.check()
+        await self._current.check()
 
     async def drain(self) -> None:
         """Replace every connection of the current pool by a new one with the same credential."""
-        await self._current.pool.drain()
+        await self._current.renew()
 
     # -- what it tells
 
