@@ -80,7 +80,7 @@ def our_token(dice: Random, start: float) -> Iterator[tuple[float, Kind]]:
     """The renewals of the token that one service logs in for at its start."""
     token = replace(_TOKEN, issued_at=start, granted_at=start)
     while True:
-        at = token_step(token, dead=False, repeatable=True, now=token.granted_at, draw=dice.random(), lead=_LIMITS.lead).at
+        at = token_step(token, dead=False, supply="repeatable", now=token.granted_at, draw=dice.random(), lead=_LIMITS.lead).at
         token = token.renewed(granted_at=at, ttl=min(TTL, start + TOKEN_MAX_TTL - at), asked=TTL, renewable=True)
         yield at, Kind.TOKEN
 

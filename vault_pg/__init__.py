@@ -78,14 +78,24 @@ if TYPE_CHECKING:
     from vault_pg.pool.retry import RetryPolicy
     from vault_pg.pool.subscription import Gap
     from vault_pg.settings import (
+        AgentAuth,
         AppRoleAuth,
+        AwsAuth,
+        AzureAuth,
         CallableSource,
+        CertAuth,
+        CustomAuth,
         DatabaseSettings,
         DynamicSource,
         FileSource,
+        GcpAuth,
+        JwtAuth,
+        KubernetesAuth,
+        LdapAuth,
         Settings,
         StaticSource,
         TokenAuth,
+        UserpassAuth,
         VaultSettings,
     )
     from vault_pg.source import CredentialSource
@@ -104,8 +114,9 @@ _EVENTS = (
     "TokenRenewed", "TokenRevocationFailed", "TokenRevoked", "LeasesLeftBehind", "StartDelayed",
 )  # fmt: skip
 _SETTINGS = (
-    "AppRoleAuth", "CallableSource", "DatabaseSettings", "DynamicSource", "FileSource", "Settings", "StaticSource", "TokenAuth",
-    "VaultSettings",
+    "AgentAuth", "AppRoleAuth", "AwsAuth", "AzureAuth", "CallableSource", "CertAuth", "CustomAuth", "DatabaseSettings",
+    "DynamicSource", "FileSource", "GcpAuth", "JwtAuth", "KubernetesAuth", "LdapAuth", "Settings", "StaticSource", "TokenAuth",
+    "UserpassAuth", "VaultSettings",
 )  # fmt: skip
 _HOME = {
     **dict.fromkeys(_ERRORS, "errors"),
@@ -129,15 +140,20 @@ _HOME = {
 }
 
 __all__ = [
+    "AgentAuth",
     "AppRoleAuth",
+    "AwsAuth",
+    "AzureAuth",
     "BackendUnavailable",
     "CallableSource",
+    "CertAuth",
     "CommitOutcomeUnknown",
     "ConnectionInfo",
     "Credential",
     "CredentialExpired",
     "CredentialRejected",
     "CredentialSource",
+    "CustomAuth",
     "DatabaseError",
     "DatabaseNotFound",
     "DatabaseRecovered",
@@ -149,10 +165,14 @@ __all__ = [
     "Event",
     "FileSource",
     "Gap",
+    "GcpAuth",
     "GenerationClosed",
     "GenerationRetired",
     "Grant",
     "HotSwapPool",
+    "JwtAuth",
+    "KubernetesAuth",
+    "LdapAuth",
     "Lease",
     "LeaseIssued",
     "LeaseLost",
@@ -197,6 +217,7 @@ __all__ = [
     "TokenRenewed",
     "TokenRevocationFailed",
     "TokenRevoked",
+    "UserpassAuth",
     "VaultError",
     "VaultPgError",
     "VaultRefused",

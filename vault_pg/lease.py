@@ -14,6 +14,10 @@ GRANT_SLACK = 1.0
 """Seconds that rounding may account for: Vault counts in whole seconds."""
 
 
+SPARE_USES = 3
+"""Uses that a token of few is left with: to be revoked, and for requests that failed in between."""
+
+
 def _cut_short(granted: float, asked: float) -> bool:
     """Less than asked for, by more than rounding, which for leases of seconds is nothing."""
     return granted < asked - min(GRANT_SLACK, asked / 20)
@@ -74,6 +78,15 @@ class Token:
     """We logged in for it, so we revoke it at the end."""
     accessor: str = ""
     display_name: str = ""
+    uses: int | None = None
+    """Requests that it was good for when it was new; None is without limit. With the last one it dies, and its leases with it."""
+    used: int = 0
+    """Requests made with it, as far as we know."""
+
+    @property
+    def worn(self) -> bool:
+        """So few uses are left that it should be replaced."""
+        return self.uses is not None and self.uses - self.used <= min(SPARE_USES, self.uses // 2)
 
     @property
     def end(self) -> Instant:

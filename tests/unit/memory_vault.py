@@ -87,7 +87,7 @@ class MemoryVault:
         return [asked.at for asked in self.asked if asked.path == path]
 
 
-def auth(token: str, ttl: float, *, renewable: bool, kind: str = "service") -> dict[str, Any]:
+def auth(token: str, ttl: float, *, renewable: bool, kind: str = "service", uses: int = 0) -> dict[str, Any]:
     return {
         "auth": {
             "client_token": token or "same",
@@ -95,6 +95,7 @@ def auth(token: str, ttl: float, *, renewable: bool, kind: str = "service") -> d
             "renewable": renewable,
             "token_type": kind,
             "accessor": "acc",
+            "num_uses": uses,
         }
     }
 
@@ -103,6 +104,9 @@ class _Adapter(RawAdapter):  # type: ignore[misc]  # hvac has no type hints
     def __init__(self, vault: MemoryVault, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._vault = vault
+
+    def get_login_token(self, response: dict[str, Any]) -> str:
+        return str(response["auth"]["client_token"])
 
     def request(self, method: str, url: str, **kwargs: Any) -> dict[str, Any]:
         return self._vault.answer(method, url.removeprefix("/v1/"), self.token, kwargs.get("json") or {})

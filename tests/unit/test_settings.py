@@ -12,16 +12,18 @@ import pytest
 from pydantic import SecretStr
 
 from vault_pg.errors import SettingsError
-from vault_pg.settings import AppRoleAuth, DatabaseSettings, Settings, TokenAuth, VaultSettings
+from vault_pg.settings import AppRoleAuth, DatabaseSettings, JwtAuth, Settings, TokenAuth, VaultSettings
 from vault_pg.settings.table import rows
 
 SECRET = "hvs.CAESIJmuchtoosecrettoshow"
+METHOD_NAMES = "token, agent, approle, kubernetes, jwt, userpass, ldap, cert, aws, azure, gcp, custom"
 NO_ROLE = (
     "no database role: set VAULT_PG_ROLE, or give databases.default.role as an argument or in the TOML file, "
     "or put vault_role=… into the conninfo"
 )
 NO_TOKEN = (
-    "no Vault token: set VAULT_TOKEN, write ~/.vault-token, or set VAULT_PG_AUTH=approle and the variables of that login method"
+    "no Vault token: set VAULT_TOKEN or VAULT_PG_TOKEN_FILE, write ~/.vault-token, or set VAULT_PG_AUTH to another login method "
+    "(agent, approle, kubernetes, jwt, userpass, ldap, cert, aws, azure, gcp, custom) and that method's variables"
 )
 
 PEM = """-----BEGIN CERTIFICATE-----
@@ -42,7 +44,7 @@ Env: TypeAlias = Callable[..., None]
 @pytest.fixture(autouse=True)
 def env(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Env:
     """An environment with nothing of Vault in it, and an empty home; call it to set variables."""
-    for name in [name for name in os.environ if name.startswith("VAULT_")]:
+    for name in [name for name in os.environ if name.startswith(("VAULT_", "AWS_"))]:
         monkeypatch.delenv(name)
     home = tmp_path / "home"
     home.mkdir()
@@ -83,8 +85,11 @@ def mistakes(**data: Any) -> tuple[str, ...]:
 
 def token(settings: Settings) -> str:
     assert isinstance(settings.vault.auth, TokenAuth)
-    assert settings.vault.auth.token is not None
-    return settings.vault.auth.token.get_secret_value()
+    auth = settings.vault.auth
+    if auth.token is None:
+        assert auth.token_file is not None
+        return f"in {auth.token_file.name}"
+    return auth.token.get_secret_value()
 
 
 def test_nothing_given_tells_both_mistakes_at_once() -> None:
@@ -118,6 +123,8 @@ def test_every_variable_reaches_its_setting(env: Env, tmp_path: Path) -> None:
         VAULT_PG_AUTH="approle",
         VAULT_PG_APPROLE_ROLE_ID="role-id",
         VAULT_PG_APPROLE_SECRET_ID_FILE=str(file),
+        VAULT_PG_APPROLE_WRAPPED="1",
+        VAULT_PG_APPROLE_ROLE="app",
         VAULT_PG_APPROLE_MOUNT="team/approle",
         VAULT_PG_ROLE="app",
         VAULT_PG_MOUNT="team/db",
@@ -143,7 +150,7 @@ def test_every_variable_reaches_its_setting(env: Env, tmp_path: Path) -> None:
         VAULT_PG_STATUS_SOCKET="false",
         VAULT_PG_RUNTIME_DIR="/run/vault-pg",
     )
-    auth = AppRoleAuth(role_id="role-id", secret_id_file=file, mount="team/approle")
+    auth = AppRoleAuth(role_id="role-id", secret_id_file=file, wrapped=True, role="app", mount="team/approle")
     assert Settings().model_dump() == {
         "vault": {
             "address": "https://vault",
@@ -186,11 +193,101 @@ def test_every_variable_reaches_its_setting(env: Env, tmp_path: Path) -> None:
         "status_socket": False,
         "runtime_dir": Path("/run/vault-pg"),
     }
-    assert all(
-        row.variable in os.environ
-        for row in rows()
-        if row.variable not in {None, "VAULT_TOKEN", "VAULT_PG_APPROLE_SECRET_ID"} and ".source." not in row.name
-    )
+    mine = [row for row in rows() if row.name.partition(" (")[2] in {"", "approle)"} and ".source." not in row.name]
+    assert all(row.variable in os.environ for row in mine if row.variable not in {None, "VAULT_PG_APPROLE_SECRET_ID"})
+
+
+FILE = "a file that is there"
+
+
+@pytest.mark.parametrize(
+    ("method", "settings"),
+    [
+        ("token", {"token_file": FILE}),
+        ("agent", {}),
+        ("kubernetes", {"role": "app", "token_file": FILE, "mount": "k8s/eu"}),
+        ("jwt", {"role": "app", "jwt": SECRET, "mount": "m"}),
+        ("jwt", {"jwt_file": FILE}),
+        ("userpass", {"username": "bob", "password": "pass word", "mount": "m"}),
+        ("userpass", {"username": "bob", "password_file": FILE}),
+        ("ldap", {"username": "bob", "password": "pass word", "mount": "m"}),
+        ("ldap", {"username": "bob", "password_file": FILE}),
+        ("cert", {"role": "web", "mount": "m"}),
+        (
+            "aws",
+            {
+                "role": "app",
+                "access_key": "AKIA",
+                "secret_key": SECRET,
+                "session_token": SECRET,
+                "region": "eu",
+                "header_value": "v",
+            },
+        ),
+        ("aws", {"access_key": "AKIA", "secret_key": SECRET, "mount": "m"}),
+        ("azure", {"role": "app", "jwt": SECRET, "resource": "r", "metadata": "http://m", "mount": "m"}),
+        ("azure", {"role": "app", "jwt_file": FILE}),
+        ("gcp", {"role": "app", "jwt": SECRET, "metadata": "http://m", "mount": "m"}),
+        ("gcp", {"role": "app", "jwt_file": FILE}),
+    ],
+)
+def test_every_login_method_comes_from_the_environment(env: Env, tmp_path: Path, method: str, settings: dict[str, str]) -> None:
+    file = tmp_path / "x.pem"
+    file.touch()
+    settings = {name: str(file) if value == FILE else value for name, value in settings.items()}
+    variables = {row.name: row.variable for row in rows()}
+    env(VAULT_PG_ROLE="app", VAULT_PG_AUTH=method, VAULT_CLIENT_CERT=str(file), VAULT_CLIENT_KEY=str(file))
+    env(**{str(variables[f"vault.auth.{name} ({method})"]): value for name, value in settings.items()})
+    auth = Settings().vault.auth
+    assert auth.method == method
+    seen = {name: getattr(auth, name) for name in settings}
+    assert {
+        name: value.get_secret_value() if isinstance(value, SecretStr) else str(value) for name, value in seen.items()
+    } == settings
+    assert SECRET not in f"{auth!r} {auth.model_dump_json()}"
+    assert "pass word" not in f"{auth!r} {auth.model_dump_json()}"
+
+
+@pytest.mark.parametrize(
+    ("method", "variables", "said"),
+    [
+        ("kubernetes", {}, "no role of the login: set VAULT_PG_KUBERNETES_ROLE"),
+        ("jwt", {}, "vault.auth.jwt_file (default) is not given, and neither is jwt: give one of them"),
+        (
+            "userpass",
+            {"VAULT_PG_USERPASS_USERNAME": "bob"},
+            "vault.auth.password_file (default) is not given, and neither is password",
+        ),
+        ("ldap", {"VAULT_PG_LDAP_USERNAME": "a/b", "VAULT_PG_LDAP_PASSWORD": "x"}, "VAULT_PG_LDAP_USERNAME is no user name"),
+        ("cert", {}, "vault.client_cert (default) is not given, but the login method is cert: set VAULT_CLIENT_CERT"),
+        ("aws", {"AWS_ACCESS_KEY_ID": "AKIA"}, "vault.auth.secret_key (default) and access_key belong together"),
+        (
+            "approle",
+            {"VAULT_PG_APPROLE_ROLE_ID": "x", "VAULT_PG_APPROLE_WRAPPED": "1"},
+            "VAULT_PG_APPROLE_WRAPPED is set with no secret id",
+        ),
+        ("custom", {}, "no login function: give vault.auth.login as an argument"),
+    ],
+)
+def test_what_a_login_method_lacks_is_one_sentence(env: Env, method: str, variables: dict[str, str], said: str) -> None:
+    env(VAULT_PG_ROLE="app", VAULT_PG_AUTH=method, **variables)
+    told = mistakes()
+    assert any(said in each for each in told), told
+
+
+def test_where_two_ways_are_given_at_once_the_stronger_source_counts(
+    env: Env, toml: Callable[[str], Path], tmp_path: Path
+) -> None:
+    file = tmp_path / "jwt"
+    file.touch()
+    toml('[vault.auth]\nmethod = "jwt"\njwt = "of-the-file"')
+    env(VAULT_PG_ROLE="app", VAULT_PG_JWT_JWT_FILE=str(file))
+    auth = Settings().vault.auth
+    assert isinstance(auth, JwtAuth)
+    assert (auth.jwt, auth.jwt_file) == (None, file)
+    env(VAULT_PG_JWT_JWT="of-the-environment")
+    (mistake,) = mistakes()
+    assert "give only one of them" in mistake
 
 
 def test_the_address_of_an_agent_beats_that_of_vault(env: Env, toml: Callable[[str], Path]) -> None:
@@ -299,8 +396,8 @@ def test_bad_role_in_a_conninfo_names_the_variable_that_holds_it(env: Env) -> No
 def test_token_of_the_home_directory_is_the_weakest(env: Env, toml: Callable[[str], Path]) -> None:
     env(VAULT_PG_ROLE="app")
     (Path.home() / ".vault-token").write_text("from-home\n", encoding="utf-8")
-    assert token(Settings()) == "from-home"
-    assert token(Settings(vault=VaultSettings(auth=TokenAuth(token=None)))) == "from-home"
+    assert token(Settings()) == "in .vault-token"
+    assert token(Settings(vault=VaultSettings(auth=TokenAuth(token=None)))) == "in .vault-token"
     toml('[vault.auth]\ntoken = "from-file"')
     assert token(Settings()) == "from-file"
     env(VAULT_TOKEN=" from-env ")
@@ -332,7 +429,9 @@ def test_token_with_a_line_break_names_where_it_came_from(env: Env) -> None:
     env(VAULT_TOKEN="")
     (Path.home() / ".vault-token").write_text(f"{SECRET}\nx", encoding="utf-8")
     (mistake,) = mistakes()
-    assert mistake.startswith("the content of ~/.vault-token holds a space, a line break")
+    assert mistake.startswith(
+        f"vault.auth.token_file (default) names {Path.home()}/.vault-token, which holds a space, a line break"
+    )
 
 
 def test_approle_needs_no_token_and_tells_its_own_variables(env: Env) -> None:
@@ -373,10 +472,11 @@ def test_stronger_secret_id_replaces_the_file_of_a_weaker_source(env: Env, toml:
 def test_unknown_login_method(env: Env) -> None:
     env(VAULT_PG_ROLE="app", VAULT_PG_AUTH="aprole")
     assert mistakes() == (
-        "environment variable VAULT_PG_AUTH is 'aprole', which is no login method: did you mean approle? Known are token, approle",
+        "environment variable VAULT_PG_AUTH is 'aprole', which is no login method: did you mean approle? Known are "
+        + METHOD_NAMES,
     )
     env(VAULT_PG_AUTH=SECRET)
-    assert mistakes() == ("environment variable VAULT_PG_AUTH holds what is no login method: give one of token, approle",)
+    assert mistakes() == ("environment variable VAULT_PG_AUTH holds what is no login method: give one of " + METHOD_NAMES,)
 
 
 @pytest.mark.parametrize(
@@ -540,7 +640,12 @@ def test_rows_describe_every_setting_in_one_line() -> None:
     assert table["databases.default.source.kind"].description.endswith(": dynamic, static, file, callable")
     assert table["databases.default.source.path (file)"].variable == "VAULT_PG_SOURCE_PATH"
     assert table["vault.skip_verify"][1:3] == ("VAULT_SKIP_VERIFY", "false")
-    assert table["vault.auth.method"] == ("vault.auth.method", "VAULT_PG_AUTH", "token", "How to log in to Vault: token, approle")
+    assert table["vault.auth.method"] == (
+        "vault.auth.method",
+        "VAULT_PG_AUTH",
+        "token",
+        f"How to log in to Vault: {METHOD_NAMES}",
+    )
     assert table["vault.auth.secret_id (approle)"].variable == "VAULT_PG_APPROLE_SECRET_ID"
     assert table["databases.default.probe"].variable is None
     for row in table.values():

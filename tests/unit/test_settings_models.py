@@ -17,6 +17,7 @@ from vault_pg.errors import SettingsError
 from vault_pg.settings import AppRoleAuth, DatabaseSettings, TokenAuth, VaultSettings
 from vault_pg.settings.model import Model
 
+METHOD_NAMES = "token, agent, approle, kubernetes, jwt, userpass, ldap, cert, aws, azure, gcp, custom"
 SECRET = "hvs.CAESIJmuchtoosecrettoshow"
 
 
@@ -279,13 +280,14 @@ def test_login_method_by_a_plain_dict() -> None:
 
 def test_unknown_login_method() -> None:
     assert mistakes(VaultSettings, auth={"method": "aprole"}) == (
-        "argument auth.method of VaultSettings is 'aprole', which is no login method: did you mean approle? Known are token, approle",
+        "argument auth.method of VaultSettings is 'aprole', which is no login method: did you mean approle? Known are "
+        + METHOD_NAMES,
     )
     assert mistakes(VaultSettings, auth={"method": "kerberos"}) == (
-        "argument auth.method of VaultSettings is 'kerberos', which is no login method: give one of token, approle",
+        "argument auth.method of VaultSettings is 'kerberos', which is no login method: give one of " + METHOD_NAMES,
     )
     (mistake,) = mistakes(VaultSettings, auth={"method": SECRET})
-    assert mistake == "argument auth.method of VaultSettings holds what is no login method: give one of token, approle"
+    assert mistake == "argument auth.method of VaultSettings holds what is no login method: give one of " + METHOD_NAMES
 
 
 def test_setting_of_another_login_method() -> None:

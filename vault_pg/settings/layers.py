@@ -39,6 +39,7 @@ VAULT: Path = ("vault",)
 AUTH: Path = ("vault", "auth")
 METHOD: Path = ("vault", "auth", "method")
 TOKEN: Path = ("vault", "auth", "token")
+TOKEN_FILE: Path = ("vault", "auth", "token_file")
 DATABASES: Path = ("databases",)
 SOURCE = "source"
 KIND: Path = ("databases", DEFAULT_DATABASE, SOURCE, "kind")
@@ -62,7 +63,7 @@ class Unreadable(Exception):
 
 def keywords(data: Mapping[str, Any]) -> Layer:
     # TokenAuth(token=None) asks for no login without a token: it leaves the token to the other sources.
-    values = {path: value for path, value in _flat(data) if path != TOKEN or value is not None}
+    values = {path: value for path, value in _flat(data) if path not in {TOKEN, TOKEN_FILE} or value is not None}
     return Layer(values, lambda path: f"argument {'.'.join(path)}")
 
 
@@ -122,9 +123,11 @@ def toml(root: type[BaseSettings]) -> Layer:
 
 
 def token_file() -> Layer:
-    """The token that `vault login` left in the home directory, if it did. Raises Unreadable."""
+    """The file in which `vault login` left a token in the home directory, if it did. Raises Unreadable."""
+    file = FilePath("~/.vault-token")
     try:
-        text = (FilePath.home() / ".vault-token").read_text(encoding="utf-8").strip()
+        file = file.expanduser()
+        text = file.read_text(encoding="utf-8").strip()
     except FileNotFoundError:
         text = ""
     except RuntimeError:  # no home directory
@@ -135,7 +138,7 @@ def token_file() -> Layer:
         raise Unreadable(
             "~/.vault-token cannot be read: make it a file that this process can read, remove it, or set VAULT_TOKEN"
         )
-    return Layer({TOKEN: text} if text else {}, lambda _: "the content of ~/.vault-token")
+    return Layer({TOKEN_FILE: file} if text else {}, lambda _: "vault.auth.token_file (default)")
 
 
 def lay(layers: list[Layer], method: object) -> tuple[dict[Path, Any], dict[Path, str]]:

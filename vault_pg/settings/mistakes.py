@@ -28,8 +28,8 @@ PROBLEMS = {
     "string_type": "is not a text: give it as a string",
     "string_too_short": "is empty: give a value, or leave it out",
     "path_type": "is not a path: give it as a string",
-    "callable_type": "is no Python function: pass one as an argument of DatabaseSettings",
-    "is_type": "is no Python class: pass one as an argument of DatabaseSettings",
+    "callable_type": "is no Python function: pass one as an argument of {model}",
+    "is_type": "is no Python class: pass one as an argument of {model}",
     "dict_type": "is not a table of names and values: give it as one",
     "model_type": "is not a table of settings: give it as one",
     "model_attributes_type": "is not a table of settings: give it as one",
@@ -75,7 +75,8 @@ def _sentence(details: ErrorDetails, root: type[BaseModel], where: Where) -> str
         return _unknown_method(str(context.get("tag", "")), place(root, keys), where)
     if kind in BOUNDS:
         return f"{where(path)} is {details['input']}: give {BOUNDS[kind].format(**context)}"
-    return f"{where(path)} {PROBLEMS.get(kind, 'cannot be used: give another value')}"
+    problem = PROBLEMS.get(kind, "cannot be used: give another value")
+    return f"{where(path)} {problem.replace('{model}', parent.models[0].__name__)}"
 
 
 def _missing(parent: Place, name: str, root: type[BaseModel]) -> str:
@@ -86,10 +87,11 @@ def _missing(parent: Place, name: str, root: type[BaseModel]) -> str:
     database = parent.path[1] if parent.path[0] == "databases" else ""
     variable = None if database not in {"", DEFAULT_DATABASE} else variable_of(field)
     ways = [f"set {variable}"] if variable else []
-    ways.append(f"give {dotted} as an argument or in the TOML file")
+    python_only = not database and variable is None
+    ways.append(f"give {dotted} as an argument" + ("" if python_only else " or in the TOML file"))
     if name == "role" and database:
         ways.append("put vault_role=… into the conninfo")
-    whose = "" if variable else f" for {database!r}"
+    whose = "" if variable or not database else f" for {database!r}"
     return f"no {field.title or name}{whose}: {', or '.join(ways)}"
 
 

@@ -78,7 +78,8 @@ class Settings(Model, BaseSettings):
         stack = [file, environment, arguments]
         names = arguments.databases() or file.databases() or (DEFAULT_DATABASE,)
         asks_vault = any(layers.kind_of(stack, name) in FROM_VAULT for name in names)
-        if method == "token" and asks_vault and not any(layers.TOKEN in layer.values for layer in stack):
+        given = any({layers.TOKEN, layers.TOKEN_FILE} & set(layer.values) for layer in stack)
+        if method == "token" and asks_vault and not given:
             try:
                 stack.insert(0, layers.token_file())
                 mistakes += [_no_token()] if complete and not stack[0].values else []
@@ -110,5 +111,8 @@ def _origin(path: Path, origins: dict[Path, str]) -> str:
 
 
 def _no_token() -> str:
-    others = " or ".join(f"VAULT_PG_AUTH={name}" for name in METHODS if name != "token")
-    return f"no Vault token: set VAULT_TOKEN, write ~/.vault-token, or set {others} and the variables of that login method"
+    others = ", ".join(name for name in METHODS if name != "token")
+    return (
+        "no Vault token: set VAULT_TOKEN or VAULT_PG_TOKEN_FILE, write ~/.vault-token, or set VAULT_PG_AUTH to another login method "
+        f"({others}) and that method's variables"
+    )

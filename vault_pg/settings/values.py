@@ -31,12 +31,17 @@ def _seconds(value: Any) -> Any:
 Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0)]
 
 
+def bare(text: str) -> bool:
+    """It can stand in a header of a request."""
+    return text.isascii() and text.isprintable() and " " not in text
+
+
 def _secret(value: SecretStr) -> SecretStr:
     text = value.get_secret_value().strip()
     if not text:
         raise mistake("is empty: give a value, or leave it out")
     # An HTTP library that refuses such a header puts it, secret and all, into the text of its exception.
-    if not (text.isascii() and text.isprintable()) or " " in text:
+    if not bare(text):
         raise mistake("holds a space, a line break or another character that it can't have: give the bare value")
     return SecretStr(text)
 
@@ -45,7 +50,7 @@ Secret = Annotated[SecretStr, AfterValidator(_secret)]
 
 
 def _header(value: str) -> str:
-    if not (value.isascii() and value.isprintable()) or " " in value:
+    if not bare(value):
         raise mistake("holds a space, a line break or another character that it can't have: give the bare value")
     return value
 
@@ -108,6 +113,15 @@ def _mount(value: str) -> str:
 
 
 Mount = Annotated[str, AfterValidator(_mount)]
+
+
+def _username(value: str) -> str:
+    if not value or not value.isprintable() or re.search(r"[\s/?#%\\]", value) or value in {".", ".."}:
+        raise mistake("is no user name that Vault takes: it has no spaces and none of / ? # % in it")
+    return value
+
+
+Username = Annotated[str, AfterValidator(_username)]
 
 
 def _role(value: str) -> str:

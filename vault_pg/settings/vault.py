@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
-from vault_pg.settings.auth import AuthSettings, TokenAuth
+from vault_pg.settings.auth import AuthSettings, CertAuth, TokenAuth
 from vault_pg.settings.model import Model
 from vault_pg.settings.tree import Variable
 from vault_pg.settings.values import Directory, HeaderText, ReadableFile, Seconds, mistake
@@ -91,6 +91,13 @@ class VaultSettings(Model):
     @classmethod
     def _token_by_default(cls, value: Any) -> Any:
         return {"method": "token", **value} if isinstance(value, dict) else value
+
+    @field_validator("client_cert")
+    @classmethod
+    def _cert_to_log_in_with(cls, value: object, info: ValidationInfo) -> object:
+        if value is None and isinstance(info.data.get("auth"), CertAuth):
+            raise mistake("is not given, but the login method is cert: set VAULT_CLIENT_CERT and VAULT_CLIENT_KEY")
+        return value
 
     @field_validator("client_key")
     @classmethod

@@ -52,6 +52,9 @@ class VaultAdapter(RawAdapter):  # type: ignore[misc]  # hvac has no type hints
     """Seconds that a request has where nothing presses."""
     nodes: Nodes
 
+    def get_login_token(self, response: dict[str, Any]) -> str:
+        return str(response["auth"]["client_token"])
+
     def request(self, method: str, url: str, headers: dict[str, str] | None = None, **kwargs: Any) -> dict[str, Any]:
         failures: list[VaultUnavailable] = []
         order = self.nodes.order

@@ -56,6 +56,10 @@ class Grant(BaseModel):
     """We logged in for it, and it is of a kind that can be revoked (batch tokens can't)."""
     accessor: str = ""
     display_name: str = ""
+    uses: int | None = None
+    """Requests that the token is still good for; None is without limit."""
+    identity: str = ""
+    """Tells one token from another where its secret is not seen."""
 
 
 class _Auth(BaseModel):
@@ -64,6 +68,8 @@ class _Auth(BaseModel):
     renewable: bool
     kind: str = Field(default="service", alias="token_type")
     accessor: str = ""
+    num_uses: int | None = None
+    """0 is without limit; older servers don't say."""
 
 
 class _LookUp(BaseModel):
@@ -71,9 +77,19 @@ class _LookUp(BaseModel):
     creation_ttl: float = Field(default=0, ge=0, allow_inf_nan=False)
     period: float | None = None
     expire_time: str | None = None
+    creation_time: int = 0
+    num_uses: int = 0
     renewable: bool = False
     accessor: str = ""
     display_name: str = ""
+
+
+class _Wrapping(BaseModel):
+    creation_path: str = Field(min_length=1)
+
+
+class _SecretId(BaseModel):
+    secret_id: SecretStr = Field(min_length=1)
 
 
 class _LeaseLeft(BaseModel):
@@ -158,12 +174,15 @@ def look_up_self(client: Client) -> Grant:
         increment=seen.period or seen.creation_ttl or None,
         accessor=seen.accessor,
         display_name=seen.display_name,
+        uses=seen.num_uses or None,
+        identity=f"{seen.accessor} {seen.creation_time}",
     )
 
 
 def granted(client: Client, answer: dict[str, Any], path: str) -> Grant:
     """The token that a login yielded, from the login's answer."""
     auth = _understood(client, _Auth, answer.get("auth"), path)
+    uses = auth.num_uses if auth.num_uses is not None or auth.kind == "batch" else _uses(client, auth.client_token)
     return Grant(
         secret=auth.client_token,
         ttl=auth.lease_duration or None,
@@ -171,7 +190,32 @@ def granted(client: Client, answer: dict[str, Any], path: str) -> Grant:
         increment=auth.lease_duration or None,
         revocable=auth.kind != "batch",
         accessor=auth.accessor,
+        uses=uses or None,
     )
+
+
+def _uses(client: Client, token: SecretStr) -> int | None:
+    """The uses that are left of a new token, for which one more is spent."""
+    client.token = token.get_secret_value()
+    try:
+        return look_up_self(client).uses
+    except TokenInvalid:  # no right to look, or that was its only use
+        return None
+    finally:
+        client.token = ""
+
+
+def creation_path(client: Client, wrapping: str) -> str:
+    """Where the answer was made that the wrapping token holds. VaultRefused where the token has been used or has ended."""
+    # hvac has no call for it.
+    answer = client.adapter.post("/v1/sys/wrapping/lookup", json={"token": wrapping})
+    return _understood(client, _Wrapping, answer.get("data"), "sys/wrapping/lookup").creation_path
+
+
+def unwrap_secret_id(client: Client, wrapping: str) -> SecretStr:
+    """The secret id that the wrapping token holds, which is used up by this."""
+    answer = client.sys.unwrap(wrapping)
+    return _understood(client, _SecretId, answer.get("data"), "sys/wrapping/unwrap").secret_id
 
 
 def revoke_self(client: Client) -> None:

@@ -11,6 +11,7 @@ from vault_pg.errors import VaultError, VaultUnavailable
 from vault_pg.events import Listener, TokenRenewalFailed
 from vault_pg.lease import Token
 from vault_pg.schedule import BACKOFF_CAP, Limits, backoff, renew_point, rotate_point
+from vault_pg.vault.logins import Supply
 from vault_pg.vault.tokens import Tokens
 
 NAP = 10.0
@@ -21,6 +22,9 @@ TICK = 0.001
 
 LOOK_AGAIN = 1.0
 """Seconds between two looks at a token that should have ended."""
+
+SHORTEST_GLANCE = 0.2
+"""Seconds between two looks at a file, however short its tokens live."""
 
 NEVER = float("inf")
 
@@ -33,10 +37,16 @@ class TokenStep:
     deed: Deed
 
 
-def token_step(token: Token, *, dead: bool, repeatable: bool, now: Instant, draw: float, lead: float) -> TokenStep:
-    """What the token needs next, and when. `repeatable`: another login yields another token; `lead`: seconds that leases need to move."""
+def token_step(token: Token, *, dead: bool, supply: Supply, now: Instant, draw: float, lead: float) -> TokenStep:
+    """What the token needs next, and when. `supply`: where the next one comes from; `lead`: seconds that leases need to move."""
+    repeatable = supply == "repeatable"
     if dead:
-        return TokenStep(now, "log in") if repeatable else TokenStep(NEVER, "look up")
+        return TokenStep(now, "log in") if repeatable or supply == "proxied" else TokenStep(NEVER, "look up")
+    if repeatable and token.worn:
+        return TokenStep(now, "log in")
+    if supply == "proxied" and token.ttl is not None:
+        # The agent renews and replaces it: look in time for leases to move, and each time less is left sooner again.
+        return TokenStep(renew_point(token.granted_at, token.ttl, draw), "look up")
     if token.extendable and now < token.end:
         return TokenStep(renew_point(token.granted_at, token.ttl or 0.0, draw, first=token.asked is None), "renew")
     if token.ttl is None:
@@ -58,6 +68,10 @@ class TokenDesk(Protocol):
 
     async def check_token(self) -> bool: ...
 
+    async def take_new_token(self) -> bool:
+        """Where somebody else supplies the tokens: whether another one came, which then is the current one."""
+        ...
+
     def lose_token(self, serial: int, why: str) -> None: ...
 
 
@@ -70,7 +84,7 @@ class Keepalive:
         tokens: Tokens,
         *,
         method: str,
-        repeatable: bool,
+        supply: Supply,
         emit: Listener,
         clock: Clock,
         draw: Callable[[], float],
@@ -78,7 +92,7 @@ class Keepalive:
         self._desk = desk
         self._tokens = tokens
         self._method = method
-        self._repeatable = repeatable
+        self._supply = supply
         self._emit = emit
         self._clock = clock
         self._draw = draw
@@ -91,10 +105,9 @@ class Keepalive:
         failures = 0
         while True:
             step = self._next()
-            if await self._changed_before(step.at):
-                continue
             try:
-                await self._take(step)
+                if not await self._changed_before(step.at):
+                    await self._take(step)
             except VaultError as error:
                 failures += 1
                 await self._tokens.changed_within(self._wait_after(error, failures))
@@ -108,17 +121,31 @@ class Keepalive:
         return token_step(
             token,
             dead=self._tokens.dead(token.serial),
-            repeatable=self._repeatable,
+            supply=self._supply,
             now=self._clock(),
             draw=self._drawn[1],
             lead=Limits().lead,
         )
 
     async def _changed_before(self, at: Instant) -> bool:
+        """Wait until then. True where the token changed meanwhile, also by a new one that somebody else supplied."""
+        watched, version = self._supply == "watched", self._tokens.version
         while (left := at - self._clock()) > TICK:
-            if await self._tokens.changed_within(min(left, NAP) if at < NEVER else None):
+            nap = self._glance if watched else NAP
+            if await self._tokens.changed_within(min(left, nap) if at < NEVER or watched else None):
+                return True
+            # A token that dies while the file is read has changed as well.
+            if watched and (await self._desk.take_new_token() or self._tokens.version != version):
                 return True
         return False
+
+    @property
+    def _glance(self) -> float:
+        """Seconds between two looks at the file that tokens come in: more often where they live for seconds, or none lives."""
+        token = self._tokens.current
+        if self._tokens.dead(token.serial):
+            return LOOK_AGAIN
+        return NAP if token.ttl is None else min(NAP, max(SHORTEST_GLANCE, token.ttl / 10))
 
     async def _take(self, step: TokenStep) -> None:
         if step.deed == "renew":

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import TypeVar
 
-from vault_pg.clock import Clock, boottime
-from vault_pg.errors import TokenInvalid, VaultError, VaultUnavailable
+from vault_pg.clock import Clock, Instant, boottime
+from vault_pg.errors import LoginFailed, PermissionDenied, TokenInvalid, VaultError, VaultUnavailable
 from vault_pg.events import (
     Listener,
     TokenIssued,
@@ -28,7 +28,7 @@ from vault_pg.vault.answers import origin
 from vault_pg.vault.calls import Calls, ThreadCalls, Undo
 from vault_pg.vault.endpoints import Client, Grant, Issued
 from vault_pg.vault.keepalive import Keepalive
-from vault_pg.vault.login import login_for
+from vault_pg.vault.logins import TokenFile, login_for
 from vault_pg.vault.tokens import TokenListener, Tokens
 
 T = TypeVar("T")
@@ -97,7 +97,7 @@ class VaultSession:
             self,
             self._tokens,
             method=self._login.method,
-            repeatable=self._login.repeatable,
+            supply=self._login.supply,
             emit=self._emit,
             clock=self._clock,
             draw=self._draw,
@@ -107,7 +107,7 @@ class VaultSession:
     async def settled(self, *, timeout: float) -> None:
         """Return once the current token is not known to be dead, or after `timeout` seconds; at once if no other can come."""
         deadline = asyncio.get_running_loop().time() + timeout
-        while self._login.repeatable and self._tokens.dead(self.token.serial):
+        while self._login.supply != "given" and self._tokens.dead(self.token.serial):
             left = deadline - asyncio.get_running_loop().time()
             if left <= 0 or not await self._tokens.changed_within(left):
                 return
@@ -165,7 +165,28 @@ class VaultSession:
             seen = await self._ask(endpoints.look_up_self, token, self._timeout if timeout is None else timeout)
         except TokenInvalid:
             return False
-        self._tokens.see(token.serial, seen, asked_at)
+        if self._login.supply != "proxied":
+            self._tokens.see(token.serial, seen, asked_at)
+        elif self._tokens.same(seen):
+            self._tokens.prolong(token.serial, seen, asked_at)
+        else:
+            self._adopt(seen, asked_at)
+        return True
+
+    async def take_new_token(self) -> bool:
+        """Log in with another token where the file holds one. Trouble with the file is raised only where the current one is dead."""
+        if not isinstance(self._login, TokenFile):
+            return False
+        token = self.token
+        try:
+            secret = await self._calls.call(self._login.read, token=None, timeout=self._timeout)
+        except VaultError:
+            if self._tokens.dead(token.serial):
+                raise
+            return False
+        if secret == token.secret:
+            return False
+        await self.log_in()
         return True
 
     async def forget(self, serial: int, *, timeout: float) -> None:
@@ -188,13 +209,26 @@ class VaultSession:
     async def log_in(self) -> Token:
         """Log in now; the new token is the current one from then on."""
         asked_at = self._clock()
-        undo = _undo_login if self._login.repeatable else None
+        undo = _undo_login if self._login.supply == "repeatable" else None
         try:
-            grant = await self._calls.call(self._login.login, token=None, timeout=self._timeout, undo=undo)
+            async with asyncio.timeout(self._timeout):
+                work = await self._login.prepare()
+            grant = await self._calls.call(work, token=None, timeout=self._timeout, undo=undo)
+            if undo and self._tokens.same(grant):
+                raise LoginFailed(
+                    f"the {self._login.method} login gave the same token again, which ends no later for it: it has to make a new one"
+                )
+        except TimeoutError:
+            late = LoginFailed(f"the {self._login.method} login did not return within {self._timeout:g} s")
+            self._answered(late)
+            raise late from None
         except VaultError as error:
             self._answered(error)
             raise
         self._answered(None)
+        return self._adopt(grant, asked_at)
+
+    def _adopt(self, grant: Grant, asked_at: Instant) -> Token:
         token = self._tokens.adopt(grant, asked_at)
         self._emit(TokenIssued(method=self._login.method, serial=token.serial, ttl_seconds=token.ttl, renewable=token.renewable))
         return token
@@ -237,10 +271,12 @@ class VaultSession:
         try:
             result = await self._calls.call(asked, token=token.secret, timeout=timeout, undo=undo)
         except VaultError as error:
+            self._tokens.spend(token.serial, 2 if isinstance(error, (PermissionDenied, TokenInvalid)) else 1)
             self._answered(error)
             if isinstance(error, TokenInvalid):
                 self.lose_token(token.serial, str(error))
             raise
+        self._tokens.spend(token.serial, 1)
         self._answered(None)
         return result
 

@@ -26,11 +26,13 @@ class Tokens:
         self._clock = clock
         self._known: dict[int, Token] = {}
         self._increments: dict[int, float | None] = {}
+        self._identities: dict[int, str] = {}
         self._dead: set[int] = set()
         self._serial = 0
         self._listeners: list[TokenListener] = []
         self._changed = asyncio.Event()
-        self._version = 0
+        self.version = 0
+        """Moves with every change."""
 
     @property
     def current(self) -> Token:
@@ -67,7 +69,9 @@ class Tokens:
             owned=grant.revocable,
             accessor=grant.accessor,
             display_name=grant.display_name,
+            uses=grant.uses,
         )
+        self._identities[token.serial] = grant.identity
         self._increments[token.serial] = grant.increment
         self._keep(token)
         return token
@@ -94,6 +98,30 @@ class Tokens:
         self._keep(token)
         return token
 
+    def same(self, grant: Grant) -> bool:
+        """The grant is one of the current token, and no new one."""
+        if not self._serial or self.dead(self._serial):
+            return False
+        current = self._known[self._serial]
+        return grant.secret == current.secret and grant.identity in {"", self._identities[self._serial]}
+
+    def prolong(self, serial: int, grant: Grant, granted_at: Instant) -> Token:
+        """The token was looked up, and its end is somebody else's business."""
+        token = replace(self._known[serial], granted_at=granted_at, ttl=grant.ttl, renewable=grant.renewable)
+        self._keep(token)
+        return token
+
+    def spend(self, serial: int, uses: int) -> None:
+        """Requests were made with the token. Wakes only who has to replace it."""
+        known = self._known.get(serial)
+        if known is None or known.uses is None:
+            return
+        token = replace(known, used=known.used + uses)
+        if token.worn and not known.worn:
+            self._keep(token)
+        else:
+            self._known[serial] = token
+
     def pin(self, serial: int) -> Token:
         """The token turned out not to be renewable."""
         token = replace(self._known[serial], renewable=False)
@@ -115,6 +143,7 @@ class Tokens:
         if serial != self._serial:
             self._known.pop(serial, None)
             self._increments.pop(serial, None)
+            self._identities.pop(serial, None)
             self._dead.discard(serial)
 
     def revocable(self) -> list[Token]:
@@ -134,16 +163,16 @@ class Tokens:
 
     async def changed_within(self, seconds: float | None) -> bool:
         """Wait for the next change, `seconds` at most. None waits as long as it takes."""
-        version = self._version
+        version = self.version
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._changed.wait()
         # Both may happen at once, and then the change is what counts.
-        return self._version != version
+        return self.version != version
 
     def _keep(self, token: Token) -> None:
         self._known[token.serial] = token
-        self._version += 1
+        self.version += 1
         # Set and replaced: those who wait now wake, those who come next wait for the next change.
         self._changed.set()
         self._changed = asyncio.Event()
