@@ -3,21 +3,44 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+import json
+import re
+import secrets
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import hvac
+import jwt
 import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from pydantic import SecretStr
 
 from tests.agent import agent
 from tests.servers import DatabaseView, Mount
 from tests.waiting import LONG, eventually
-from vault_pg.errors import LoginFailed
+from vault_pg.dev import DevVault
+from vault_pg.errors import LoginFailed, VaultUnavailable
 from vault_pg.events import Event, TokenIssued, TokenLost
-from vault_pg.settings import AgentAuth, AppRoleAuth, AuthSettings, CustomAuth, TokenAuth, UserpassAuth, VaultSettings
+from vault_pg.settings import (
+    AgentAuth,
+    AppRoleAuth,
+    AuthSettings,
+    AzureAuth,
+    CustomAuth,
+    GcpAuth,
+    JwtAuth,
+    KubernetesAuth,
+    LdapAuth,
+    TokenAuth,
+    UserpassAuth,
+    VaultSettings,
+)
 from vault_pg.vault import VaultSession
 
 
@@ -165,3 +188,155 @@ async def test_a_function_of_the_users_own(mount: Mount, database: DatabaseView)
     async with running(mount, CustomAuth(login=token)) as session:
         await leases(session, mount)
         assert not session.token.owned
+
+
+# -- signed tokens, with keys that the mount was told
+
+
+class Issuer:
+    """Signs JWTs."""
+
+    def __init__(self) -> None:
+        self._key = ec.generate_private_key(ec.SECP256R1())
+        pem = self._key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+        self.public = pem.decode()
+
+    def sign(self, claims: dict[str, Any], *, lasts: float = 3600) -> SecretStr:
+        return SecretStr(jwt.encode({"exp": time.time() + lasts, **claims}, self._key, algorithm="ES256"))
+
+
+@pytest.fixture(scope="module")
+def issuer() -> Issuer:
+    return Issuer()
+
+
+@contextmanager
+def method(dev_vault: DevVault, root: hvac.Client, kind: str) -> Iterator[str]:
+    """A mount of the auth method; the dev Vault alone knows the outer world that the methods ask."""
+    path = f"{kind}-{secrets.token_hex(3)}"
+    root.sys.enable_auth_method(kind, path=path)
+    yield path
+    root.sys.disable_auth_method(path)
+
+
+async def logs_in(mount: Mount, auth: AuthSettings) -> None:
+    async with running(mount, auth) as session:
+        await leases(session, mount)
+        await session.log_in()
+        await leases(session, mount)
+
+
+async def refused(mount: Mount, auth: AuthSettings) -> str:
+    with pytest.raises(LoginFailed) as caught:
+        async with running(mount, auth):
+            pass
+    return str(caught.value)
+
+
+async def test_a_service_account_of_kubernetes(
+    dev_vault: DevVault, mount: Mount, root: hvac.Client, issuer: Issuer, tmp_path: Path
+) -> None:
+    file = tmp_path / "token"
+
+    def account(name: str, by: Issuer = issuer, lasts: float = 3600) -> SecretStr:
+        return by.sign({"kubernetes.io": {"namespace": "prod", "serviceaccount": {"name": name}}}, lasts=lasts)
+
+    with method(dev_vault, root, "kubernetes") as path:
+        root.adapter.post(f"/v1/auth/{path}/config", json={"kubernetes_host": "https://k8s", "pem_keys": [issuer.public]})
+        root.auth.kubernetes.create_role("app", ["orders"], ["prod"], policies=[mount.policy], mount_point=path)
+        put(file, account("orders"))
+        auth = KubernetesAuth(role="app", token_file=file, mount=path)
+        await logs_in(mount, auth)
+        for bad in (account("other"), account("orders", Issuer()), account("orders", lasts=-60)):
+            put(file, bad)
+            said = await refused(mount, auth)
+            assert f"no Kubernetes method answers at auth/{path}, or it does not allow this host or the service account" in said
+            assert bad.get_secret_value() not in said
+
+
+async def test_a_jwt_of_any_issuer(dev_vault: DevVault, mount: Mount, root: hvac.Client, issuer: Issuer) -> None:
+    with method(dev_vault, root, "jwt") as path:
+        root.auth.jwt.configure(jwt_validation_pubkeys=[issuer.public], bound_issuer="ci", default_role="app", path=path)
+        root.auth.jwt.create_role(
+            "app", "sub", [], bound_audiences=["vault"], bound_claims={"team": "shop"}, token_policies=[mount.policy], path=path
+        )
+        claims = {"sub": "job", "aud": "vault", "iss": "ci", "team": "shop"}
+        await logs_in(mount, JwtAuth(jwt=issuer.sign(claims), mount=path))
+        for change, why in (
+            ({"aud": "other"}, "[Aa]udience"),
+            ({"iss": "other"}, "[Ii]ssuer"),
+            ({"team": "other"}, "bound claim"),
+            ({"exp": time.time() - 60}, "expired"),
+        ):
+            bad = issuer.sign({**claims, **change})
+            said = await refused(mount, JwtAuth(jwt=bad, role="app", mount=path))
+            assert re.search(why, said), said
+            assert bad.get_secret_value() not in said
+        assert "no known key" in await refused(mount, JwtAuth(jwt=Issuer().sign(claims), mount=path))
+
+
+async def test_a_user_of_a_directory(dev_vault: DevVault, mount: Mount, root: hvac.Client) -> None:
+    with method(dev_vault, root, "ldap") as path:
+        root.adapter.post(f"/v1/auth/{path}/dev/directory/bob", json={"password": "pass word", "groups": ["ops"]})
+        assert "authorized group" in await refused(mount, LdapAuth(username="bob", password=SecretStr("pass word"), mount=path))
+        root.auth.ldap.create_or_update_group("ops", policies=[mount.policy], mount_point=path)
+        await logs_in(mount, LdapAuth(username="bob", password=SecretStr("pass word"), mount=path))
+        assert "failed to bind" in await refused(mount, LdapAuth(username="bob", password=SecretStr("wrong one"), mount=path))
+
+
+@contextmanager
+def metadata_service(answers: dict[str, str], header: str) -> Iterator[str]:
+    """What a cloud answers its machines, to those alone who send its header."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            known = answers.get(self.path.partition("?")[0]) if self.headers.get(header) else None
+            body = (known or "").encode()
+            self.send_response(200 if known else 403)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_args: Any) -> None:
+            """Nothing is printed."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+
+
+async def test_the_identity_of_a_machine_in_azure(dev_vault: DevVault, mount: Mount, root: hvac.Client, issuer: Issuer) -> None:
+    token = issuer.sign({"oid": "machine-1", "aud": "https://management.azure.com/"})
+    answers = {
+        "/metadata/identity/oauth2/token": json.dumps({"access_token": token.get_secret_value()}),
+        "/metadata/instance": json.dumps({"compute": {"subscriptionId": "sub-1", "resourceGroupName": "shop", "name": "vm-1"}}),
+    }
+    with method(dev_vault, root, "azure") as path, metadata_service(answers, "Metadata") as service:
+        root.adapter.post(f"/v1/auth/{path}/config", json={"tenant_id": "t", "resource": "https://management.azure.com/"})
+        root.adapter.post(f"/v1/auth/{path}/dev/keys", json={"keys": [issuer.public]})
+        bound = {"policies": [mount.policy], "bound_subscription_ids": ["sub-1"], "bound_resource_groups": ["shop"]}
+        root.auth.azure.create_role("app", **bound, mount_point=path)
+        await logs_in(mount, AzureAuth(role="app", metadata=service, mount=path))
+        assert "not authorized" in await refused(mount, AzureAuth(role="app", jwt=token, mount=path))
+        answers.clear()
+        with pytest.raises(VaultUnavailable, match=r"metadata service at .* answers with status 403"):
+            async with running(mount, AzureAuth(role="app", metadata=service, mount=path)):
+                pass
+
+
+async def test_the_identity_of_a_machine_in_googles_cloud(
+    dev_vault: DevVault, mount: Mount, root: hvac.Client, issuer: Issuer
+) -> None:
+    token = issuer.sign({"email": "app@shop.iam", "aud": "vault/app"})
+    identity = {"/computeMetadata/v1/instance/service-accounts/default/identity": token.get_secret_value()}
+    with method(dev_vault, root, "gcp") as path, metadata_service(identity, "Metadata-Flavor") as service:
+        root.adapter.post(f"/v1/auth/{path}/dev/keys", json={"keys": [issuer.public]})
+        bound = {"type": "gce", "policies": [mount.policy], "bound_service_accounts": ["app@shop.iam"]}
+        root.adapter.post(f"/v1/auth/{path}/role/app", json=bound)
+        await logs_in(mount, GcpAuth(role="app", metadata=service, mount=path))
+        await logs_in(mount, GcpAuth(role="app", jwt=token, mount=path))
+        other = issuer.sign({"email": "other@shop.iam", "aud": "vault/app"})
+        assert "service account not authorized" in await refused(mount, GcpAuth(role="app", jwt=other, mount=path))

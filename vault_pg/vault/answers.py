@@ -77,7 +77,7 @@ class Question:
         text = re.sub(r"\d+ errors? occurred: \* ", "", text).replace(" * ", "; ")
         for secret in self.hidden:
             text = text.replace(secret, "***")
-        text = re.sub(r"(?i)\b(password|passwd|pwd|secret_id|token)\b(\s*[=:]\s*)\S+", r"\1\2***", text)
+        text = re.sub(r"(?i)\b(?<!validating )(password|passwd|pwd|secret_id|token)\b(\s*[=:]\s*)\S+", r"\1\2***", text)
         text = re.sub(r"://[^/\s@]*@", "://***@", text)
         return text if len(text) <= QUOTE_LIMIT else text[: QUOTE_LIMIT - 1] + "…"
 

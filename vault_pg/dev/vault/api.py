@@ -10,10 +10,12 @@ from pydantic import SecretStr
 from vault_pg.dev.vault.approle import AppRoleAuth
 from vault_pg.dev.vault.core import Core
 from vault_pg.dev.vault.database import Database
+from vault_pg.dev.vault.ldap import LdapAuth
 from vault_pg.dev.vault.messages import DENIED, Answer, Refused, Request
 from vault_pg.dev.vault.mounts import Engine, Mounts
 from vault_pg.dev.vault.policies import ROOT
 from vault_pg.dev.vault.routes import Call, Route
+from vault_pg.dev.vault.signed import AzureAuth, GcpAuth, JwtAuth, KubernetesAuth
 from vault_pg.dev.vault.system import System
 from vault_pg.dev.vault.token_auth import TokenAuth
 from vault_pg.dev.vault.tokens import Token
@@ -40,6 +42,11 @@ class Api:
         self.auths = Mounts(
             {
                 "approle": lambda path, _default, _most: AppRoleAuth(core, path),
+                "ldap": lambda path, _default, _most: LdapAuth(core, path),
+                "jwt": lambda path, _default, _most: JwtAuth(core, path),
+                "kubernetes": lambda path, _default, _most: KubernetesAuth(core, path),
+                "azure": lambda path, _default, _most: AzureAuth(core, path),
+                "gcp": lambda path, _default, _most: GcpAuth(core, path),
                 "userpass": lambda path, _default, _most: UserpassAuth(core, path),
             },
             {"token/": TokenAuth(core)},
