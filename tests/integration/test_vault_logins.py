@@ -6,6 +6,8 @@ import asyncio
 import json
 import re
 import secrets
+import socket
+import ssl
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -22,6 +24,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from pydantic import SecretStr
 
 from tests.agent import agent
+from tests.integration.test_vault_faults import certificate, listening, server_context
 from tests.servers import DatabaseView, Mount
 from tests.waiting import LONG, eventually
 from vault_pg.dev import DevVault
@@ -31,7 +34,9 @@ from vault_pg.settings import (
     AgentAuth,
     AppRoleAuth,
     AuthSettings,
+    AwsAuth,
     AzureAuth,
+    CertAuth,
     CustomAuth,
     GcpAuth,
     JwtAuth,
@@ -42,6 +47,8 @@ from vault_pg.settings import (
     VaultSettings,
 )
 from vault_pg.vault import VaultSession
+
+__all__ = ["certificate"]
 
 
 @asynccontextmanager
@@ -340,3 +347,54 @@ async def test_the_identity_of_a_machine_in_googles_cloud(
         await logs_in(mount, GcpAuth(role="app", jwt=token, mount=path))
         other = issuer.sign({"email": "other@shop.iam", "aud": "vault/app"})
         assert "service account not authorized" in await refused(mount, GcpAuth(role="app", jwt=other, mount=path))
+
+
+@pytest.mark.filterwarnings("ignore:datetime.datetime.utcnow:DeprecationWarning")  # hvac's, from Python 3.12 on
+async def test_an_aws_identity(dev_vault: DevVault, mount: Mount, root: hvac.Client) -> None:
+    arn, key, secret = "arn:aws:iam::1:role/app", "AKIAEXAMPLE", SecretStr(secrets.token_hex(20))
+
+    def auth(path: str, secret: SecretStr = secret, **options: Any) -> AwsAuth:
+        return AwsAuth(access_key=key, secret_key=secret, header_value="vault.internal", mount=path, **options)
+
+    with method(dev_vault, root, "aws") as path:
+        root.adapter.post(f"/v1/auth/{path}/config/client", json={"iam_server_id_header_value": "vault.internal"})
+        root.adapter.post(f"/v1/auth/{path}/dev/identities/{key}", json={"secret_key": secret.get_secret_value(), "arn": arn})
+        root.auth.aws.create_role(
+            "app", auth_type="iam", bound_iam_principal_arn=[arn], policies=[mount.policy], mount_point=path
+        )
+        root.auth.aws.create_role("other", auth_type="iam", bound_iam_principal_arn=["arn:x"], mount_point=path)
+        await logs_in(mount, auth(path, role="app", session_token=SecretStr("of-temporary-keys")))
+        await logs_in(mount, auth(path))
+        assert "SignatureDoesNotMatch" in await refused(mount, auth(path, SecretStr("another-secret-key")))
+        assert "does not belong to the role" in await refused(mount, auth(path, role="other"))
+        root.adapter.post(f"/v1/auth/{path}/config/client", json={"iam_server_id_header_value": "another"})
+        assert "X-Vault-AWS-IAM-Server-ID" in await refused(mount, auth(path))
+
+
+async def test_our_certificate_is_what_a_login_by_certificate_shows(certificate: Path) -> None:
+    """A server that takes no connection without it."""
+    heard: list[bytes] = []
+
+    def vault(conn: socket.socket) -> None:
+        request = conn.recv(65536)
+        heard.append(request)
+        # Over two writes of the client the body may come apart from the head.
+        if b"role-of-ours" not in request:
+            heard.append(conn.recv(65536))
+        token = {"client_token": "hvs.by-certificate", "lease_duration": 60, "renewable": True, "num_uses": 0}
+        body = json.dumps({"auth": token}).encode()
+        conn.sendall(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+
+    context = server_context(certificate)
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.load_verify_locations(certificate)
+    with listening(vault, context) as address:
+        options = {"address": address, "auth": CertAuth(role="role-of-ours", mount="team/cert"), "ca_cert": certificate}
+        settings = VaultSettings.model_validate({**options, "client_cert": certificate, "client_key": certificate})
+        session = VaultSession(settings, emit=lambda _: None)
+        await session.open()
+        assert session.token.secret.get_secret_value() == "hvs.by-certificate"
+        await session.close(timeout=LONG, revoke=False)
+    said = b"".join(heard)
+    assert said.startswith(b"POST /v1/auth/team/cert/login ")
+    assert b'"name": "role-of-ours"' in said

@@ -8,6 +8,7 @@ from types import MappingProxyType
 from pydantic import SecretStr
 
 from vault_pg.dev.vault.approle import AppRoleAuth
+from vault_pg.dev.vault.aws import AwsAuth
 from vault_pg.dev.vault.core import Core
 from vault_pg.dev.vault.database import Database
 from vault_pg.dev.vault.ldap import LdapAuth
@@ -42,6 +43,7 @@ class Api:
         self.auths = Mounts(
             {
                 "approle": lambda path, _default, _most: AppRoleAuth(core, path),
+                "aws": lambda path, _default, _most: AwsAuth(core, path),
                 "ldap": lambda path, _default, _most: LdapAuth(core, path),
                 "jwt": lambda path, _default, _most: JwtAuth(core, path),
                 "kubernetes": lambda path, _default, _most: KubernetesAuth(core, path),
