@@ -1,0 +1,185 @@
+"""What goes wrong around a pool without anybody's fault: waits given up, sizes changed at once, clients that leave, hooks of any make."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg_pool import AsyncConnectionPool
+
+from tests.pools import PATIENCE, MakePool, holding
+from tests.waiting import eventually
+from vault_pg import HotSwapPool
+
+Conn = psycopg.AsyncConnection[Any]
+
+
+async def test_a_wait_that_was_given_up_does_not_spoil_the_next(make_pool: MakePool) -> None:
+    async with holding(make_pool()) as holder:
+        async with holder.connection():
+            waits = [asyncio.create_task(holder.wait(PATIENCE)) for _ in range(3)]
+            await asyncio.sleep(0)
+            waits[0].cancel()
+            await asyncio.wait([waits[0]])
+            assert waits[0].cancelled()
+        await asyncio.gather(*waits[1:])
+        await holder.wait(PATIENCE)
+
+
+async def test_giving_up_on_a_drain_does_not_stop_it(make_pool: MakePool) -> None:
+    async with holding(make_pool()) as holder:
+        async with holder.connection() as conn:
+            replacement = await holder.replace(make_pool())
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(replacement.drained, 0.01)
+        assert (await replacement.drained).cut_off == ()
+        assert conn.closed
+
+
+async def test_sizes_that_change_twice_open_no_more_than_is_missing(make_pool: MakePool) -> None:
+    async with holding(make_pool(max_size=4)) as holder:
+        conns = [await holder.getconn(PATIENCE) for _ in range(4)]
+        await asyncio.gather(holder.resize(4, 4), holder.resize(4, 4))
+        for conn in conns:
+            await holder.putconn(conn)
+        await holder.wait(PATIENCE)
+        assert holder.get_stats()["pool_size"] == 4
+
+
+async def test_a_pool_can_be_resized_before_it_is_open(make_pool: MakePool) -> None:
+    holder = HotSwapPool(make_pool())
+    await holder.resize(2, 3)
+    async with holder:
+        await holder.wait(PATIENCE)
+        assert (holder.min_size, holder.max_size, holder.get_stats()["pool_size"]) == (2, 3, 2)
+
+
+async def test_clients_may_go_away_while_a_pool_is_warmed(make_pool: MakePool) -> None:
+    async with holding(make_pool(max_size=6)) as holder:
+        conns = [await holder.getconn(PATIENCE) for _ in range(4)]
+        opened = 0
+
+        async def configure(_: Conn) -> None:
+            nonlocal opened
+            opened += 1
+            if opened == 2:
+                for conn in conns[1:]:
+                    await holder.putconn(conn)
+
+        replacing = asyncio.create_task(holder.replace(make_pool(max_size=6, configure=configure)))
+        replacement = await replacing
+        await holder.putconn(conns[0])
+        await replacement.drained
+
+
+async def test_a_login_that_somebody_else_cancels_leaves_no_pool_undrained(make_pool: MakePool) -> None:
+    async with holding(make_pool(min_size=2, max_size=4), overlap=1) as holder:
+        conns = [await holder.getconn(PATIENCE) for _ in range(3)]
+        opened = 0
+
+        async def configure(_: Conn) -> None:
+            nonlocal opened
+            opened += 1
+            if opened == 3:
+                raise asyncio.CancelledError
+
+        replacement = await asyncio.wait_for(
+            asyncio.gather(holder.replace(make_pool(min_size=2, max_size=4, configure=configure)), _give_back(holder, conns)),
+            PATIENCE,
+        )
+        await replacement[0].drained
+        assert holder.get_stats()["generations_alive"] == 1
+        async with holder.connection(PATIENCE) as conn:
+            await conn.execute("select 1")
+
+
+async def _give_back(holder: HotSwapPool[Conn], conns: list[Conn]) -> None:
+    await eventually(lambda: holder.generation == 2)
+    for conn in conns:
+        await holder.putconn(conn)
+
+
+async def test_a_replace_called_off_twice_closes_its_pool(make_pool: MakePool) -> None:
+    entered = asyncio.Event()
+
+    async def prove(_: AsyncConnectionPool[Conn]) -> None:
+        entered.set()
+        await asyncio.Event().wait()
+
+    async with holding(make_pool()) as holder:
+        new = make_pool()
+        task = asyncio.create_task(holder.replace(new, prove=prove))
+        await entered.wait()
+        idle = [*new._pool]
+        task.cancel()
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait([task])
+        assert task.cancelled()
+        await eventually(lambda: new.closed and all(conn.closed for conn in idle))
+        assert idle
+
+
+class Hook:
+    def __init__(self) -> None:
+        self.calls = 0
+
+    async def __call__(self, _: Conn) -> None:
+        self.calls += 1
+
+    async def method(self, conn: Conn) -> None:
+        await self(conn)
+
+
+def decorated(function: Callable[[Conn], Awaitable[None]]) -> Callable[[Conn], Awaitable[None]]:
+    @functools.wraps(function)
+    def wrapper(conn: Conn) -> Awaitable[None]:
+        return function(conn)
+
+    return wrapper
+
+
+@pytest.mark.parametrize("make", ["object", "method", "partial", "decorated"])
+async def test_hooks_of_any_make_are_called(make_pool: MakePool, make: str) -> None:
+    hook = Hook()
+    forms: dict[str, Callable[[Conn], Awaitable[None]]] = {
+        "object": hook,
+        "method": hook.method,
+        "partial": functools.partial(Hook.method, hook),
+        "decorated": decorated(hook.method),
+    }
+    form = forms[make]
+    async with holding(make_pool(configure=form, check=form, reset=form)) as holder:
+        async with holder.connection():
+            pass
+        await eventually(lambda: hook.calls == 3)
+
+
+@pytest.mark.parametrize("what", ["pipeline", "server-side cursor", "copy"])
+async def test_what_is_under_way_ends_in_order_across_a_replace(make_pool: MakePool, what: str) -> None:
+    async with holding(make_pool()) as holder:
+        async with holder.connection() as conn:
+            if what == "pipeline":
+                async with conn.pipeline():
+                    first = await conn.execute("select 1")
+                    replacement = await holder.replace(make_pool())
+                    second = await conn.execute("select 2")
+                assert (await first.fetchone(), await second.fetchone()) == ((1,), (2,))
+            elif what == "copy":
+                await conn.execute("create temp table t (n int)")
+                async with conn.cursor().copy("copy t from stdin") as copy:
+                    await copy.write_row([1])
+                    replacement = await holder.replace(make_pool())
+                    await copy.write_row([2])
+                assert await (await conn.execute("select count(*) from t")).fetchone() == (2,)
+            else:
+                async with conn.cursor("far") as cursor:
+                    await cursor.execute("select generate_series(1, 100)")
+                    assert await cursor.fetchone() == (1,)
+                    replacement = await holder.replace(make_pool())
+                    assert len(await cursor.fetchall()) == 99
+        assert (await replacement.drained).cut_off == ()
