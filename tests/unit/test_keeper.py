@@ -31,6 +31,7 @@ from vault_pg.events import (
 )
 from vault_pg.manager.keeper import Keeper
 from vault_pg.manager.tenure import Tenure
+from vault_pg.schedule import BACKOFF_PRESSED
 from vault_pg.settings import AppRoleAuth, DatabaseSettings, VaultSettings
 from vault_pg.vault import VaultSession
 
@@ -389,6 +390,35 @@ async def test_stopping_in_the_middle_of_a_rotation_leaves_nothing() -> None:
             pytest.raises((errors.VaultPgError, asyncio.CancelledError)) if not asked.done() or asked.exception() else _nothing()
         ):
             await asked
+
+
+async def test_a_wake_during_an_attempt_that_fails_is_not_lost() -> None:
+    """Whatever happened meanwhile may be what was wanting: the next attempt does not wait for the backoff."""
+    async with world(ttl=36_000, max_ttl=864_000, token_ttl=864_000) as w:
+        renew = w.leases.renew
+
+        def fail(body: dict[str, Any]) -> Reply:
+            attempts = len(w.vault.times(RENEW))
+            if attempts == 8:
+                w.keeper.tenure.wake()
+            return DOWN if attempts <= 8 else renew(body)
+
+        w.vault.paths[RENEW] = fail
+        await asyncio.sleep(32_000)
+        times = w.vault.times(RENEW)
+        gaps = [after - before for before, after in itertools.pairwise(times[:9])]
+        assert gaps[-1] <= 0.25 < max(gaps)
+
+
+async def test_a_lost_credential_does_not_back_off_as_if_its_hour_were_left() -> None:
+    async with world(ttl=3600, max_ttl=86_400) as w:
+        w.down(ISSUE)
+        w.leases.ends.clear()
+        await asyncio.sleep(3600)
+        assert w.of(LeaseLost)
+        waits = [event.retry_in_seconds for event in w.of(RotationFailed)]
+        assert len(waits) > 10
+        assert max(waits) <= BACKOFF_PRESSED
 
 
 class _nothing:  # noqa: N801 - reads as a function

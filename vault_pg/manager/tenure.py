@@ -21,6 +21,9 @@ from vault_pg.vault import VaultSession
 
 ASKED = "asked for"
 
+BREATH = 0.25
+"""Seconds between two attempts at the least where something has happened during the first."""
+
 
 class Tenure:
     """The state that the keeper of one database, its renewals and its rotations share. All of it lives on one event loop."""
@@ -66,6 +69,7 @@ class Tenure:
         """Told at once when the lease is known to be gone."""
         self._luck = draw()
         self._woken = asyncio.Event()
+        self._wakes = 0
 
     def adopt(self, lease: Lease) -> None:
         """`lease` serves from now on, as issued or as renewed; whatever failed before is over."""
@@ -96,6 +100,11 @@ class Tenure:
     def left(self) -> float:
         """Seconds to the horizon, 0 past it."""
         return max(0.0, self.horizon - self.clock())
+
+    @property
+    def patience(self) -> float:
+        """Seconds that trying again has before clients feel it: 0 where they do already."""
+        return 0.0 if self.lost is not None or self.refused_since is not None else self.left
 
     def next_step(self) -> Step:
         now = self.clock()
@@ -189,6 +198,7 @@ class Tenure:
 
     def wake(self) -> None:
         """Look at everything again at once."""
+        self._wakes += 1
         self._woken.set()
 
     async def nap(self, seconds: float) -> None:
@@ -207,18 +217,30 @@ class Tenure:
         give_up: Callable[[], bool] = lambda: False,
         worth: Callable[[BaseException], bool] = lambda error: isinstance(error, VaultPgError),
     ) -> AsyncRetrying:
-        """Attempts on the lease clock: `schedule.backoff` between attempts, `failed` told after each, its error raised at the end."""
+        """Attempts on the lease clock: `schedule.backoff` between attempts, `failed` told after each, its error raised at the end.
+
+        A wake ends the wait, also one that came while the attempt before was under way.
+        """
+        wakes = self._wakes
+
+        def begin(_: RetryCallState) -> None:
+            nonlocal wakes
+            wakes = self._wakes
 
         def wait(state: RetryCallState) -> float:
             retry_after = getattr(failure(state), "retry_after", None)
-            return schedule.backoff(state.attempt_number, self.draw(), left=self.left, retry_after=retry_after)
+            return schedule.backoff(state.attempt_number, self.draw(), left=self.patience, retry_after=retry_after)
+
+        async def sleep(seconds: float) -> None:
+            await self.nap(seconds if wakes == self._wakes else min(seconds, BREATH))
 
         return AsyncRetrying(
             retry=retry_if_exception(worth),
             stop=lambda _: give_up(),
             wait=wait,
+            before=begin,
             before_sleep=failed,
-            sleep=self.nap,
+            sleep=sleep,
             reraise=True,
         )
 
