@@ -126,3 +126,21 @@ def test_impatience_while_vault_hangs_still_gets_the_leases_named(
     assert process.returncode == CODES[sent], err
     assert out.split()[-2:] == ["manager.leases_left_behind", "manager.stopped"]
     assert lease in err
+
+
+def test_a_fork_in_mid_life_is_told_and_harms_nobody(mount: Mount, database: DatabaseView, service: Service) -> None:
+    out, err = service(mount, "tests.chaos.forks").communicate(timeout=120)
+    tried = ("get_pool", "manager.get_pool", "status", "rotate", "connection", "try_connection", "getconn", "run_transaction")
+    assert out.splitlines() == [
+        *(f"child {name}: True" for name in tried),
+        "child exit 7",
+        f"children 0 {-signal.SIGTERM}",
+        "parent healthy",
+    ], err
+    assert_nothing_left(mount, database)
+
+
+def test_workers_that_fork_first_have_a_manager_each(mount: Mount, database: DatabaseView, service: Service) -> None:
+    out, err = service(mount, "tests.chaos.workers").communicate(timeout=120)
+    assert (out, err) == ("[0, 0, 0]\n", "")
+    assert_nothing_left(mount, database)

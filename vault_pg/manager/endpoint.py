@@ -12,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self, cast
 
+from vault_pg import fork
 from vault_pg.errors import EndpointError
 from vault_pg.manager.runtime import open_private, runtime_path
 from vault_pg.manager.status import Status
@@ -72,6 +73,11 @@ class StatusEndpoint:
         for reader in tuple(self._readers):
             reader.abort()
         await server.wait_closed()
+
+    def disown(self) -> None:
+        """In a forked child: let go of the socket, or it would outlive the parent and nobody could tell that it is dead."""
+        if self._server is not None:
+            fork.sever(listener.fileno() for listener in self._server.sockets)
 
     async def __aenter__(self) -> Self:
         await self.start()

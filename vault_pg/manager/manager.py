@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 import random
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
@@ -13,7 +14,7 @@ from typing import Any, Self
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
 
-from vault_pg import schedule
+from vault_pg import fork, schedule
 from vault_pg.clock import Clock, boottime
 from vault_pg.errors import NotRunning, SettingsError, VaultPgError
 from vault_pg.events import (
@@ -77,6 +78,9 @@ class LeaseManager:
         self._termination = Termination(self.settings.shutdown_timeout) if self.settings.handle_sigterm else None
         self._started_at: datetime | None = None
         self._stopping = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._parent: int | None = None
+        """The process that it belongs to, where that is not this one."""
         self._departure: Departure | None = None
         self._leaving: asyncio.Task[None] | None = None
 
@@ -94,7 +98,8 @@ class LeaseManager:
         await self._keeper(name).rotate()
 
     def status(self) -> Status:
-        """What is going on, as a frozen value with no secret in it."""
+        """What is going on, as a frozen value with no secret in it. Raises NotRunning in a forked child."""
+        self._check_parent()
         return snapshot(
             self.settings,
             self._session,
@@ -109,11 +114,28 @@ class LeaseManager:
         self._listeners.append(listener)
 
     def _keeper(self, name: str) -> Keeper:
+        self._check_parent()
         try:
             return self._keepers[name]
         except KeyError:
             known = ", ".join(map(repr, self._keepers)) or "none: enter the LeaseManager first (`async with`)"
             raise NotRunning(f"this LeaseManager keeps no database {name!r}; it keeps {known}") from None
+
+    def disown(self) -> None:
+        """In a forked child: all of it is the parent's."""
+        if not self._entered or self._parent is not None:
+            return
+        self._parent = os.getppid()
+        if self._loop is not None and not self._loop.is_closed():
+            fork.separate(self._loop)
+        if self._termination is not None:
+            self._termination.disarm()
+        if self._endpoint is not None:
+            self._endpoint.disown()
+
+    def _check_parent(self) -> None:
+        if self._parent is not None:
+            raise NotRunning(fork.sentence("this LeaseManager", self._parent))
 
     def _emit(self, event: Event) -> None:
         for listener in list(self._listeners):
@@ -132,6 +154,8 @@ class LeaseManager:
         loop = asyncio.get_running_loop()
         self._started_at, self._stopping = datetime.now(UTC), False
         self._departure = self._leaving = None
+        self._loop, self._parent = loop, None
+        fork.watch(self)
         if self._termination is not None:
             self._termination.arm()
         if any(database.from_vault for database in self.settings.databases.values()):
@@ -268,7 +292,7 @@ class LeaseManager:
                     self._emit(TaskDied(task=name, error=f"{type(error).__name__}: {error}"))
                     await asyncio.sleep(schedule.backoff(deaths, 1.0))
         except asyncio.CancelledError:
-            if not self._stopping:
+            if not self._stopping and self._parent is None:
                 await self._leave_for_sure()
             raise
 
@@ -304,6 +328,8 @@ class LeaseManager:
 
         Who comes second waits for the same leaving.
         """
+        if self._parent is not None:
+            return  # in a forked child: all there is to leave is the parent's
         if self._departure is None:
             self._departure = self._depart()
         departure, cancelled = self._departure, None

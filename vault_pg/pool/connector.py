@@ -11,6 +11,7 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict
 from psycopg_pool.abc import ACT
 
+from vault_pg import fork
 from vault_pg.errors import CredentialRejected, DatabaseError
 from vault_pg.lease import Credential
 from vault_pg.pool.faults import login_fault
@@ -34,6 +35,7 @@ class Connector(Generic[ACT]):
         """Told when PostgreSQL refuses the credential."""
         self._opened = WeakSet[ACT]()
         self._proven: ACT | None = None
+        fork.watch(self)
 
     async def connect(self, conninfo: str = "", **kwargs: Any) -> ACT:
         """A new connection, or the one that was proven before there was a pool. Raises psycopg's errors, as a pool expects."""
@@ -69,6 +71,10 @@ class Connector(Generic[ACT]):
     def opened(self) -> list[ACT]:
         """Every connection that is not closed yet, wherever it is: a pool knows neither those that are out nor those under way."""
         return [conn for conn in self._opened if not conn.closed]
+
+    def disown(self) -> None:
+        """In a forked child: the connections are the parent's."""
+        fork.sever(conn.fileno() for conn in self.opened)
 
     def keep(self, conn: ACT) -> None:
         """Let the next `connect()` have this proven connection."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -15,7 +16,8 @@ from psycopg import OperationalError
 from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout, TooManyRequests
 from psycopg_pool.abc import ACT
 
-from vault_pg.errors import NoCredential
+from vault_pg import fork
+from vault_pg.errors import NoCredential, NotRunning
 from vault_pg.events import Listener
 from vault_pg.pool.check import DEAD
 from vault_pg.pool.checkout import Checkout
@@ -82,6 +84,9 @@ class Serving(AsyncConnectionPool[ACT]):
         self._past = Counter[str]()
         self._closed = pool.closed
         self._opened = not pool.closed
+        self._parent: int | None = None
+        """The process that it belongs to, where that is not this one."""
+        fork.watch(self)
 
     def _check_size(self, min_size: int, max_size: int | None) -> tuple[int, int]:
         return self._current.pool._check_size(min_size, max_size)  # a null pool has rules of its own
@@ -183,7 +188,17 @@ class Serving(AsyncConnectionPool[ACT]):
         finally:
             self._stats[self._REQUESTS_WAIT_MS] += int(1000 * (monotonic() - start))
 
+    def disown(self) -> None:
+        """In a forked child: an open pool is the parent's, and one that is not open yet may be opened here."""
+        if not self._closed:
+            self._parent, self._closed = os.getppid(), True
+            fork.sever(
+                conn.fileno() for conn in [*self._borrowed, *(c for pool in self._pools for c in pool._pool)] if not conn.closed
+            )
+
     def _check_serving(self) -> None:
+        if self._parent is not None:
+            raise NotRunning(fork.sentence(f"the pool {self.name!r}", self._parent))
         self._check_open_getconn()
         if self._refusal is not None:
             raise CheckoutRefused(self._refusal)
