@@ -110,11 +110,12 @@ def test_a_lease_that_arrives_after_the_signal_is_revoked(
     assert_nothing_left(mount, database)
 
 
-@pytest.mark.parametrize("sent", CODES)
+# The whole of the timeout passes where SIGTERM is repeated, as nothing hurries it; one that came later than that would kill.
+@pytest.mark.parametrize("sent", [pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGINT])
 def test_impatience_while_vault_hangs_still_gets_the_leases_named(
     mount: Mount, dev_vault: DevVault, service: Service, sent: signal.Signals
 ) -> None:
-    process = service(mount, WAITS, VAULT_PG_SHUTDOWN_TIMEOUT="4", VAULT_CLIENT_TIMEOUT="3")
+    process = service(mount, WAITS, VAULT_PG_SHUTDOWN_TIMEOUT="20", VAULT_CLIENT_TIMEOUT="3")
     read_until(process, "serving")
     [lease] = mount.leases()
     with dev_vault.faults.hold() as held:

@@ -147,6 +147,8 @@ class Serving(AsyncConnectionPool[ACT]):
 
     def _doubt(self, conn: ACT, error: BaseException) -> None:
         """A query failed: perhaps as it does when the credential is dead, or the connection is lost and others may be with it."""
+        if self._parent is not None:
+            return
         generation = self._borrowed[conn][0]
         dead = isinstance(error, DEAD)
         if dead or conn.broken:
@@ -195,6 +197,9 @@ class Serving(AsyncConnectionPool[ACT]):
             fork.sever(
                 conn.fileno() for conn in [*self._borrowed, *(c for pool in self._pools for c in pool._pool)] if not conn.closed
             )
+            for conn in self._borrowed:
+                conn._pool = None  # there is none to return it to: whoever holds its copy closes it
+            self._borrowed.clear()
 
     def _check_serving(self) -> None:
         if self._parent is not None:
@@ -215,6 +220,9 @@ class Serving(AsyncConnectionPool[ACT]):
         """Return a connection to the pool that it came from, even if that pool has been replaced since."""
         borrowed = self._borrowed.pop(conn, None)
         if borrowed is None:
+            if self._parent is not None:
+                conn.pgconn.finish()  # of the parent's, and severed
+                return
             self._check_pool_putconn(conn)
             raise ValueError(f"can't return connection to pool {self.name!r}, it has been returned already: {conn}")
         generation = borrowed[0]
