@@ -146,7 +146,13 @@ RULES = (
         "depend on it",
     ),
     _Rule(BackendUnavailable, "{vault} cannot revoke the lease now: {said}", (400, 500), "failed to revoke entry"),
-    _Rule(LeaseLost, "{vault} no longer knows the lease: {said}", _BAD, "lease not found|invalid lease|lease (is )?expired"),
+    # Without its batch token the lease is over, although Vault may not have revoked it yet.
+    _Rule(
+        LeaseLost,
+        "{vault} no longer knows the lease: {said}",
+        _BAD,
+        "lease not found|invalid lease|lease (is )?expired|no valid associated token",
+    ),
     _Rule(NotRenewable, "{vault} cannot renew the lease: {said}", _BAD, "not renewable|cannot be renewed|past the max ttl"),
     _Rule(
         RoleNotFound,
@@ -219,7 +225,7 @@ def _unavailable(question: Question, status: int, said: str, retry_after: float 
     reasons = {
         HTTPStatus.REQUEST_TIMEOUT: "gave up waiting for the request",
         HTTPStatus.PRECONDITION_FAILED: "has not caught up with its leader yet",
-        HTTPStatus.TOO_MANY_REQUESTS: "takes no more requests for now (a rate limit quota)",
+        HTTPStatus.TOO_MANY_REQUESTS: "takes no more requests for now (a quota)",
         472: "is a disaster recovery secondary, which serves no requests",
         473: "is a performance standby, which cannot serve this request",
         HTTPStatus.NOT_IMPLEMENTED: "is not initialised: vault operator init",
