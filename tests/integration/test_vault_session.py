@@ -343,6 +343,24 @@ async def test_an_issue_that_nobody_waits_for_leaves_no_lease(
         assert dev_vault.log.count("sys/leases/revoke") == 1
 
 
+async def test_a_session_that_closes_over_an_issue_keeps_its_token_until_that_lease_is_revoked(
+    dev_vault: DevVault, mount: Mount, database: DatabaseView
+) -> None:
+    async with opened(mount) as session:
+        with held(dev_vault, f"{mount.path}/creds/*") as answer:
+            issuing = asyncio.create_task(session.issue(mount.path, "app", timeout=LONG))
+            await eventually(database.roles, "Vault made the role")
+            issuing.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await issuing
+            closing = asyncio.create_task(session.close(timeout=LONG))
+            await asyncio.sleep(0.1)  # time to revoke the token too early in; if it takes longer, this passes for nothing
+            answer.let_go.set()
+            await closing
+        assert (database.roles(), mount.leases()) == (set(), [])
+        assert [record.path for record in dev_vault.log.records("*revoke*")] == ["sys/leases/revoke", "auth/token/revoke-self"]
+
+
 def test_an_issue_whose_loop_is_gone_leaves_no_lease(dev_vault: DevVault, mount: Mount, database: DatabaseView) -> None:
     settings = VaultSettings(address=mount.server.address, auth=TokenAuth(token=mount.token()), timeout=LONG)
 

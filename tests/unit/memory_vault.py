@@ -137,5 +137,8 @@ class MemoryCalls:
         finally:
             client.adapter.close()
 
+    async def settled(self, *, timeout: float) -> None:
+        assert timeout > 0
+
     async def close(self, *, timeout: float) -> None:
         self.closed = timeout >= 0

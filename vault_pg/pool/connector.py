@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import traceback
 from collections.abc import Callable
 from typing import Any, Generic
 from weakref import WeakSet
@@ -58,12 +60,18 @@ class Connector(Generic[ACT]):
     async def _login(self, conninfo: str, kwargs: dict[str, Any]) -> ACT:
         if "connect_timeout" not in conninfo_to_dict(conninfo, **kwargs) and "PGCONNECT_TIMEOUT" not in os.environ:
             kwargs = kwargs | {"connect_timeout": CONNECT_TIMEOUT}
-        conn = await self.connection_class.connect(
-            conninfo,
-            **kwargs,
-            user=self.credential.username,
-            password=self.credential.password.get_secret_value(),
-        )
+        try:
+            conn = await self.connection_class.connect(
+                conninfo,
+                **kwargs,
+                user=self.credential.username,
+                password=self.credential.password.get_secret_value(),
+            )
+        except asyncio.CancelledError as cancelled:
+            # psycopg leaves the half-open socket in its frames. Whoever retries keeps those in a cycle with the error, and the server a
+            # session, until the garbage collector runs.
+            traceback.clear_frames(cancelled.__traceback__)
+            raise
         self._opened.add(conn)
         return conn
 

@@ -61,6 +61,10 @@ class Calls(Protocol):
         """
         ...
 
+    async def settled(self, *, timeout: float) -> None:
+        """Return once no call is under way that may have a result to undo, or after `timeout` seconds."""
+        ...
+
     async def close(self, *, timeout: float) -> None:
         """Take no more calls, and wait up to `timeout` seconds for those under way, undos included."""
         ...
@@ -159,14 +163,21 @@ class ThreadCalls:
             raise outcome
         return outcome[0]
 
+    async def settled(self, *, timeout: float) -> None:
+        """See Calls."""
+        await self._ended(lambda: [thread for thread in self._running() if thread in _awaited], timeout)
+
     async def close(self, *, timeout: float) -> None:
         """See Calls."""
         self._closed = True
+        await self._ended(self._running, timeout)
+
+    async def _ended(self, running: Callable[[], list[threading.Thread]], timeout: float) -> None:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout):
                 # A caller that is cancelled as its result arrives starts an undo when the loop comes to it: before this, or while we wait.
                 await asyncio.sleep(0)
-                while threads := self._running():
+                while threads := running():
                     await _joined(threads)
 
     def _serve(self, job: _Job[T], handover: _Handover[T], deadline: float) -> None:

@@ -33,6 +33,9 @@ from vault_pg.vault.tokens import TokenListener, Tokens
 
 T = TypeVar("T")
 
+SETTLING = 0.4
+"""The part of the time to close in which tokens are kept for leases that come when nobody wants them any more."""
+
 
 class VaultSession:
     """One login at one Vault, kept alive by `run`.
@@ -201,8 +204,11 @@ class VaultSession:
         """Revoke the tokens that we logged in for and end the session, within `timeout` seconds even if Vault is down."""
         deadline = asyncio.get_running_loop().time() + timeout
         if revoke and not self._closed:
-            # One part of the time is kept for calls still under way, which may have leases to revoke.
-            await asyncio.gather(*(self._revoke_token(token, timeout * 0.8) for token in self._tokens.revocable()))
+            # A lease that is issued to nobody any more is revoked with its token, so that has to live until then.
+            await self._calls.settled(timeout=timeout * SETTLING)
+            left = deadline - asyncio.get_running_loop().time()
+            # One part of the time is kept for what is still under way.
+            await asyncio.gather(*(self._revoke_token(token, left * 0.8) for token in self._tokens.revocable()))
         self._closed = True  # not before: one that is cancelled may be called again
         await self._calls.close(timeout=max(0.0, deadline - asyncio.get_running_loop().time()))
 
