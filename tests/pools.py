@@ -66,6 +66,10 @@ class Role:
         """Take the group's rights away."""
         self._admin("REVOKE {} FROM {}", sql.Identifier(group), sql.Identifier(self.name))
 
+    def allow_sessions(self, most: int) -> None:
+        """The server has no slot for more: "too many connections"."""
+        self._admin("ALTER ROLE {} CONNECTION LIMIT {}", sql.Identifier(self.name), sql.Literal(most))
+
     def pool(self, **options: Any) -> Pool:
         return pool_of(self.conninfo, **options)
 

@@ -11,7 +11,7 @@ import psycopg
 import pytest
 from psycopg_pool import AsyncConnectionPool
 
-from tests.pools import PATIENCE, MakePool, holding
+from tests.pools import PATIENCE, Holder, MakePool, Role, holding
 from tests.waiting import eventually
 from vault_pg import HotSwapPool
 
@@ -183,3 +183,27 @@ async def test_what_is_under_way_ends_in_order_across_a_replace(make_pool: MakeP
                     replacement = await holder.replace(make_pool())
                     assert len(await cursor.fetchall()) == 99
         assert (await replacement.drained).cut_off == ()
+
+
+@pytest.mark.parametrize("free", [1, 2, 3])
+async def test_a_server_without_a_free_slot_narrows_the_overlap_and_fails_nothing(role: Role, free: int) -> None:
+    role.allow_sessions(4 + free)
+    served = 0
+
+    async def work(holder: Holder) -> None:
+        nonlocal served
+        while True:
+            async with holder.connection() as conn:
+                await conn.execute("select pg_sleep(0.002)")
+            served += 1
+
+    async with holding(role.pool(min_size=4, max_size=4), overlap=4) as holder, asyncio.TaskGroup() as group:
+        clients = [group.create_task(work(holder)) for _ in range(8)]
+        await eventually(lambda: served > 50)
+        replacement = await holder.replace(role.pool(min_size=4, max_size=4))
+        await replacement.drained
+        before = served
+        await eventually(lambda: served > before + 50 and holder.get_stats()["pool_size"] == 4)
+        assert not any(client.done() for client in clients), "no query failed"
+        for client in clients:
+            client.cancel()
