@@ -22,6 +22,8 @@ from vault_pg.dev import EmbeddedPostgres
 
 RECORD = json.loads(Path(__file__).with_name("vault-transcripts.json").read_text())
 EXCHANGES: list[dict[str, Any]] = RECORD["exchanges"]
+RECORDED = 78
+"""Exchanges that were recorded."""
 
 Denied = (403, r"permission denied")
 NEWER: dict[str, tuple[int, str]] = {
@@ -246,6 +248,13 @@ def compare(exchange: dict[str, Any], response: requests.Response) -> list[str]:
 def test_answers_as_the_recorded_server_did(world: World, exchange: dict[str, Any]) -> None:
     found = compare(exchange, answer_to(world, exchange))
     assert not found, f"{exchange['what']}:\n" + "\n".join(found)
+
+
+def test_an_exchange_that_is_left_out_would_be_noticed() -> None:
+    """Of the record, as well as by a name that no longer fits: an exchange without its arrangement would be another one."""
+    ids = [exchange["id"] for exchange in EXCHANGES]
+    assert len(ids) == len(set(ids)) == RECORDED
+    assert {*ARRANGEMENTS, *NEWER, *MOMENTARY} <= set(ids)
 
 
 def test_a_changed_answer_would_be_noticed() -> None:
