@@ -38,6 +38,7 @@ from vault_pg.vault import VaultSession
 pytestmark = pytest.mark.looptime
 
 ISSUE, RENEW, REVOKE = "database/creds/app", "sys/leases/renew", "sys/leases/revoke"
+LOOK_UP = "sys/leases/lookup"
 
 
 class Leases:
@@ -49,7 +50,7 @@ class Leases:
         self.ends: dict[str, float] = {}
         self.last: dict[str, float] = {}
         self.most = 0
-        vault.paths |= {ISSUE: self.issue, RENEW: self.renew, REVOKE: self.revoke}
+        vault.paths |= {ISSUE: self.issue, RENEW: self.renew, REVOKE: self.revoke, LOOK_UP: self.look_up}
 
     @property
     def now(self) -> float:
@@ -76,6 +77,10 @@ class Leases:
             return Refusal(400, "failed to renew entry: past the max TTL, cannot renew")
         self.ends[key] = self.now + granted
         return {"lease_id": key, "lease_duration": granted, "renewable": True}
+
+    def look_up(self, body: dict[str, Any]) -> Reply:
+        key = body["lease_id"]
+        return {"data": {"ttl": int(self.ends[key] - self.now)}} if key in self.alive else Refusal(400, "invalid lease")
 
     def revoke(self, body: dict[str, Any]) -> Reply:
         self.ends.pop(body["lease_id"], None)
@@ -419,6 +424,40 @@ async def test_a_lost_credential_does_not_back_off_as_if_its_hour_were_left() ->
         waits = [event.retry_in_seconds for event in w.of(RotationFailed)]
         assert len(waits) > 10
         assert max(waits) <= BACKOFF_PRESSED
+
+
+async def test_a_lease_whose_role_was_dropped_by_hand_is_revoked_all_the_same() -> None:
+    async with world(ttl=3600, max_ttl=86_400) as w:
+        renew = w.leases.renew
+
+        def without_role(body: dict[str, Any]) -> Reply:
+            if body["lease_id"] == f"{ISSUE}/1":
+                return Refusal(400, 'failed to renew entry: ERROR: role "v-app-1" does not exist (SQLSTATE 42704)')
+            return renew(body)
+
+        w.vault.paths[RENEW] = without_role
+        mend = w.down(REVOKE)
+        await asyncio.sleep(2710)  # the renewal has come by 0.75 of the TTL
+        assert [event.lease_id for event in w.of(LeaseLost)] == [f"{ISSUE}/1"]
+        assert w.leases.alive == {f"{ISSUE}/1", f"{ISSUE}/2"}
+        mend()
+        await w.keeper.rotate()
+        await asyncio.sleep(1)
+        assert w.leases.alive == {f"{ISSUE}/3"}
+
+
+async def test_a_lease_is_not_lost_by_the_death_of_a_token_that_is_not_its_own() -> None:
+    async with world(ttl=3600, max_ttl=86_400) as w:
+        session = w.keeper.tenure.session
+        assert session is not None
+        await session.log_in()
+        w.vault.dead.add("hvs.2")
+        w.keeper.recheck()
+        await asyncio.sleep(5)
+        assert LOOK_UP in {asked.path for asked in w.vault.asked if asked.token == "hvs.2"}
+        assert not w.of(LeaseLost)
+        assert not w.keeper.tenure.lost
+        assert f"{ISSUE}/1" in w.leases.alive
 
 
 class _nothing:  # noqa: N801 - reads as a function

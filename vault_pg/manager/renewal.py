@@ -41,16 +41,28 @@ class Renewal:
             return out_of_time() or tenure.lost is not None or bool(tenure.asked)
 
         try:
-            async for attempt in tenure.retrying(self._failed, give_up=give_up, worth=transient):
+            async for attempt in tenure.retrying(self._failed, give_up=give_up, worth=self.may_pass):
                 with attempt:
                     await self.once()
-        except (LeaseIsLost, TokenInvalid) as error:
-            self.lose(error)
         except VaultPgError as error:
+            if self.is_fatal(error):
+                self.lose(error)
+                return
             tenure.note(error)
-            if tenure.lease is not None and (out_of_time() or not transient(error)):
+            if tenure.lease is not None and (out_of_time() or not self.may_pass(error)):
                 self._tell_failed(error, attempt=0, wait=None)
                 tenure.lease = tenure.lease.unrenewable()
+
+    def is_fatal(self, error: BaseException) -> bool:
+        """The lease is gone. A dead token says so only where it is the lease's own: a later one may ask for it, and die, too."""
+        lease, session = self._tenure.lease, self._tenure.session
+        if isinstance(error, TokenInvalid):
+            return lease is None or session is None or session.is_dead(lease.token_serial)
+        return isinstance(error, LeaseIsLost)
+
+    def may_pass(self, error: BaseException) -> bool:
+        """Asking again may help: also where the token is dead, and soon followed by another, but the lease is not."""
+        return not self.is_fatal(error) and (transient(error) or isinstance(error, TokenInvalid))
 
     async def once(self) -> None:
         """One attempt. Raises VaultError."""
@@ -82,21 +94,18 @@ class Renewal:
         error, since, retry = tenure.last_error, tenure.failed_since, tenure.retry
         try:
             await self.once()
-        except (LeaseIsLost, TokenInvalid) as lost:
-            self.lose(lost)
-        except VaultPgError:
-            return  # the rotation's own failure is being told already
+        except VaultPgError as failed:
+            if self.is_fatal(failed):
+                self.lose(failed)  # any other is told already: it is the rotation's own
         else:
             tenure.last_error, tenure.failed_since, tenure.retry = error, since, retry
 
-    def lose(self, error: VaultPgError, *, gone: bool = True) -> None:
-        """The credential is dead; `gone` says that Vault knows the lease no more, so that there is nothing to revoke."""
+    def lose(self, error: VaultPgError) -> None:
+        """The credential is dead. Its lease is revoked all the same once its pool is closed: Vault may hold it, for want of a role."""
         tenure = self._tenure
         tenure.note(error)
         tenure.lose("the lease is lost")
         if tenure.lease is not None:
-            if gone:
-                self._ledger.lost(tenure.lease)
             tenure.tell(LeaseLost, tenure.lease, why=str(error))
 
     def _failed(self, state: RetryCallState) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from vault_pg.clock import Instant
-from vault_pg.errors import CredentialRejected, LeaseLost, TokenInvalid, VaultPgError
+from vault_pg.errors import CredentialRejected, VaultPgError
 from vault_pg.manager.renewal import Renewal
 from vault_pg.manager.tenure import Tenure
 from vault_pg.pool import prove_login
@@ -54,11 +54,11 @@ class Suspicion:
             if isinstance(tenure.source, LooksUp):
                 async with tenure.asking(tenure.vault_timeout):
                     await tenure.source.lookup(lease, timeout=tenure.vault_timeout)
-        except (LeaseLost, TokenInvalid) as error:
-            self._renewal.lose(error)
-            return
-        except VaultPgError:
-            pass  # it can't tell now, or not this token; PostgreSQL can
+        except VaultPgError as error:
+            if self._renewal.is_fatal(error):
+                self._renewal.lose(error)
+                return
+            # else it can't tell now, or not this token; PostgreSQL can
         try:
             await prove_login(lease.credential, tenure.settings)
         except CredentialRejected as error:
@@ -66,6 +66,6 @@ class Suspicion:
                 tenure.rejected = tenure.lease is lease
                 tenure.ask_again("PostgreSQL refuses a login with its password")
             else:
-                self._renewal.lose(error, gone=False)
+                self._renewal.lose(error)
         except VaultPgError:
             pass  # not the credential's fault
