@@ -113,6 +113,17 @@ async def test_a_lease_is_renewed_and_its_role_lives_on(make_mount: MakeMount, d
     assert leftovers(mount, database) == ([], 0)
 
 
+async def test_a_lazy_pool_holds_no_session_that_nobody_asked_for(mount: Mount, database: DatabaseView) -> None:
+    async with LeaseManager(settings_for(mount, min_size=0)) as manager:
+        await eventually(lambda: database.sessions() == 0, "no session after the start")
+        await manager.rotate()
+        await eventually(lambda: database.sessions() == 0, "no session after a rotation")
+        async with manager.get_pool().connection() as conn:
+            await conn.execute("select count(*) from orders")
+        assert database.sessions() == 1
+    assert leftovers(mount, database) == ([], 0)
+
+
 async def test_rotate_by_hand_and_the_holder_kept_from_start_up(mount: Mount, database: DatabaseView) -> None:
     async with LeaseManager(settings_for(mount)) as manager:
         pool = manager.get_pool()

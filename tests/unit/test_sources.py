@@ -28,8 +28,9 @@ from vault_pg.events import (
 )
 from vault_pg.lease import Credential, Ending, Grant, Lease
 from vault_pg.manager.keeper import Keeper
+from vault_pg.manager.manager import AT_ONCE, LeaseManager
 from vault_pg.manager.tenure import Tenure
-from vault_pg.settings import DatabaseSettings
+from vault_pg.settings import DatabaseSettings, Settings
 from vault_pg.source import CredentialSource
 
 pytestmark = pytest.mark.looptime
@@ -101,7 +102,7 @@ async def world(make: Callable[[MemoryPostgres], CredentialSource], **options: A
     events: list[Event] = []
     postgres = MemoryPostgres()
     settings = DatabaseSettings(
-        source=make(postgres), min_size=1, max_size=2, connection_class=postgres.connection_class, **options
+        source=make(postgres), connection_class=postgres.connection_class, **({"min_size": 1, "max_size": 2} | options)
     )
     tenure = Tenure("default", settings, None, emit=events.append, clock=loop.time, draw=draw, vault_timeout=10)
 
@@ -290,3 +291,45 @@ async def test_a_source_of_ones_own_is_renewed_rotated_and_revoked_like_a_lease_
         assert [event.lease_id for event in w.of(LeaseRevoked)] == ["rented-0"]
         assert not w.of(CredentialExpired)
     assert source.alive == []
+
+
+async def test_a_pool_that_keeps_no_connection_holds_none_after_its_proof() -> None:
+    async with world(Rented, min_size=0) as w:
+        assert w.postgres.executed == [("rented-0", "select current_user")]
+        assert w.postgres.open == []
+        await w.keeper.rotate()
+        await w.settle()
+        assert ("rented-1", "select current_user") in w.postgres.executed
+        assert w.postgres.open == []
+        assert await w.serves() == "rented-1"
+        assert w.postgres.users == {"rented-1"}
+
+
+class Slow(Shelf):
+    """Counts how many of its kind are asked at the same moment."""
+
+    now = most = 0
+
+    async def issue(self, *, timeout: float) -> Grant:
+        Slow.now += 1
+        Slow.most = max(Slow.most, Slow.now)
+        try:
+            await asyncio.sleep(1.0)
+            return await super().issue(timeout=timeout)
+        finally:
+            Slow.now -= 1
+
+
+async def test_many_databases_are_opened_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Slow, "most", 0)
+    postgres = MemoryPostgres()
+    databases = {
+        f"db-{number}": DatabaseSettings(
+            source=Slow(postgres), min_size=0, max_size=2, connection_class=postgres.connection_class, check_interval=None
+        )
+        for number in range(3 * AT_ONCE)
+    }
+    settings = Settings(databases=databases, status_socket=False, handle_sigterm=False)
+    async with LeaseManager(settings, clock=asyncio.get_running_loop().time, shared=False) as manager:
+        assert len(manager.status().databases) == 3 * AT_ONCE
+    assert Slow.most == AT_ONCE

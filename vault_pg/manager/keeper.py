@@ -91,7 +91,11 @@ class Keeper:
         """Do what is due, for ever."""
         if self.rotation is None:
             raise NotRunning(f"the keeper of {self.name!r} has not been started")
-        async with self._watching():
+        source = self.tenure.source
+        if not isinstance(source, Watches):
+            await self._run(self.rotation)
+            return
+        async with self._watching(source):
             await self._run(self.rotation)
 
     async def _run(self, rotation: Rotation) -> None:
@@ -148,12 +152,8 @@ class Keeper:
         pool.connector.on_rejected = lambda: self.suspicion.raise_() if holder is not None and holder.serves(pool) else None
 
     @asynccontextmanager
-    async def _watching(self) -> AsyncIterator[None]:
+    async def _watching(self, source: Watches) -> AsyncIterator[None]:
         """Beside what is done meanwhile: a source that may change at any time is watched."""
-        source = self.tenure.source
-        if not isinstance(source, Watches):
-            yield
-            return
         watching = asyncio.create_task(self._watch_source(source), name=f"vault-pg-watch-{self.name}")
         try:
             yield

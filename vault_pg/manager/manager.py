@@ -41,6 +41,10 @@ from vault_pg.vault import VaultSession
 LEAP = 1.0
 """Seconds by which the lease clock may run ahead of the event loop's before everything is looked at anew (a suspend, most likely)."""
 
+AT_ONCE = 32
+"""Databases that are opened at a time. Each is a call of Vault's in a thread of its own, then a login: a process with thousands of them
+must not storm its servers, and itself, with all at once; and 32 are enough to hide the latency of each."""
+
 
 class LeaseManager:
     """Keeps a pool with a living credential for each database of the settings.
@@ -188,10 +192,11 @@ class LeaseManager:
             )
             self._keepers[name] = Keeper(tenure, ended=self._forget_tokens)
         first: VaultPgError | None = None
+        turn = asyncio.Semaphore(AT_ONCE)
         try:
             async with asyncio.TaskGroup() as group:
                 for keeper in self._keepers.values():
-                    group.create_task(self._start_keeper(keeper, deadline), name=f"vault-pg-start-{keeper.name}")
+                    group.create_task(self._start_keeper(keeper, turn, deadline), name=f"vault-pg-start-{keeper.name}")
         except* VaultPgError as failures:
             # Raised below: what is raised in here would come out as a group of its own.
             first = next(error for error in failures.exceptions if isinstance(error, VaultPgError))
@@ -199,12 +204,13 @@ class LeaseManager:
             raise first
         await self._open_endpoint()
 
-    async def _start_keeper(self, keeper: Keeper, deadline: float) -> None:
+    async def _start_keeper(self, keeper: Keeper, turn: asyncio.Semaphore, deadline: float) -> None:
         loop = asyncio.get_running_loop()
 
         async def start() -> None:
             try:
-                await keeper.start(max(0.1, deadline - loop.time()))
+                async with turn:  # one attempt: who waits for the next is in nobody's way
+                    await keeper.start(max(0.1, deadline - loop.time()))
             except VaultPgError as error:
                 if len(self._keepers) > 1:
                     name_database(error, keeper.name)

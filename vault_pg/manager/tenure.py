@@ -68,8 +68,8 @@ class Tenure:
         self.on_lost: Callable[[], object] = lambda: None
         """Told at once when the lease is known to be gone."""
         self._luck = draw()
-        self._woken = asyncio.Event()
         self._wakes = 0
+        self._sleeper: asyncio.Future[None] | None = None
 
     def adopt(self, lease: Lease) -> None:
         """`lease` serves from now on, as issued or as renewed; whatever failed before is over."""
@@ -199,16 +199,20 @@ class Tenure:
     def wake(self) -> None:
         """Look at everything again at once."""
         self._wakes += 1
-        self._woken.set()
+        if self._sleeper is not None:
+            _end_sleep(self._sleeper)
 
     async def nap(self, seconds: float) -> None:
-        """Sleep, or less if woken meanwhile."""
-        self._woken.clear()
+        """Sleep, or less if woken meanwhile. Only the keeper's own task does, so there is one sleeper at most."""
+        loop = asyncio.get_running_loop()
+        # Every lease spends its life in here: a future and a timer are a third of what an event and a time-out take.
+        sleeper = self._sleeper = loop.create_future()
+        alarm = loop.call_later(seconds, _end_sleep, sleeper)
         try:
-            async with asyncio.timeout(seconds):
-                await self._woken.wait()
-        except TimeoutError:
-            return
+            await sleeper
+        finally:
+            alarm.cancel()
+            self._sleeper = None
 
     def retrying(
         self,
@@ -260,6 +264,11 @@ class Tenure:
                     done.set_result(None)
                 else:
                     done.set_exception(error)
+
+
+def _end_sleep(sleeper: asyncio.Future[None]) -> None:
+    if not sleeper.done():
+        sleeper.set_result(None)
 
 
 def seconds(left: float) -> float | None:

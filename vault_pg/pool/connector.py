@@ -7,7 +7,7 @@ import os
 import traceback
 from collections.abc import Callable
 from typing import Any, Generic
-from weakref import WeakSet
+from weakref import ref
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
@@ -16,6 +16,7 @@ from psycopg_pool.abc import ACT
 from vault_pg import fork
 from vault_pg.errors import CredentialRejected, DatabaseError
 from vault_pg.lease import Credential
+from vault_pg.pool.farewell import Shadow
 from vault_pg.pool.faults import login_fault
 
 CONNECT_TIMEOUT = 10
@@ -35,7 +36,7 @@ class Connector(Generic[ACT]):
         self.last_error: DatabaseError | None = None
         self.on_rejected: Callable[[], object] = lambda: None
         """Told when PostgreSQL refuses the credential."""
-        self._opened = WeakSet[ACT]()
+        self._opened: list[ref[ACT]] = []
         self._proven: ACT | None = None
         fork.watch(self)
 
@@ -72,13 +73,13 @@ class Connector(Generic[ACT]):
             # session, until the garbage collector runs.
             traceback.clear_frames(cancelled.__traceback__)
             raise
-        self._opened.add(conn)
+        self._opened = [ref(known) for known in (*self.opened, conn)]
         return conn
 
     @property
     def opened(self) -> list[ACT]:
         """Every connection that is not closed yet, wherever it is: a pool knows neither those that are out nor those under way."""
-        return [conn for conn in self._opened if not conn.closed]
+        return [conn for known in self._opened if (conn := known()) is not None and not conn.closed]
 
     def disown(self) -> None:
         """In a forked child: the connections are the parent's."""
@@ -89,10 +90,12 @@ class Connector(Generic[ACT]):
         self._proven = conn
 
     async def close(self) -> None:
-        """Close a proven connection that no pool came to fetch."""
+        """Close a proven connection that no pool came to fetch, and let the server end its session."""
         if (proven := self._proven) is not None:
             self._proven = None
+            shadow = Shadow(proven)
             await proven.close()
+            await shadow.gone()
 
 
 def target(conninfo: str) -> str:

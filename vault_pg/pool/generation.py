@@ -19,6 +19,7 @@ from vault_pg.pool.claim import TurnedAway
 from vault_pg.pool.doubt import Doubt
 from vault_pg.pool.farewell import Shadow
 from vault_pg.pool.leased import LeasedPool
+from vault_pg.pool.signal import Signal
 from vault_pg.pool.stock import Stock, shielded
 
 RETIRE_GRACE = 0.25
@@ -64,7 +65,7 @@ class Generation(Stock[ACT]):
         super().__init__(pool)
         self.number = number
         self._tell_came_back = came_back
-        self.retirement = asyncio.Event()
+        self.retirement = Signal()
         self.deadline: float | None = None
         """Loop time at which its drain ends by force."""
         self.full_min_size, self.full_max_size = pool.min_size, pool.max_size
@@ -78,7 +79,7 @@ class Generation(Stock[ACT]):
         self._patience: asyncio.Timeout | None = None
         self.drain: asyncio.Task[Drained] | None = None
         """What ends it, once it is retired."""
-        self.emptied = asyncio.Event()
+        self.emptied = Signal()
         """Retired, and no connection left but those that are out."""
         self.leaving: set[asyncio.Task[None]] = set()
         """Connections that were closed on their return and that the server has not let go of yet."""
@@ -173,6 +174,8 @@ class Generation(Stock[ACT]):
             pool._min_size = pool._nconns = pool._nconns_min = size
         await pool.open()
         await self.fill(timeout)
+        if isinstance(pool, LeasedPool):
+            await pool.connector.close()
         pool._min_size = min(self.full_min_size, pool._nconns)
 
     async def fill(self, timeout: float) -> None:

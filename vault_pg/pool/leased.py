@@ -46,11 +46,15 @@ class LeasedPool(AsyncConnectionPool[ACT]):
         """Of the credential, for `connection_info()`."""
 
     async def wait(self, timeout: float = 30.0) -> None:
-        """As psycopg_pool's, but a time-out raises DatabaseError with the reason of the last failed login."""
+        """As psycopg_pool's, but a time-out raises DatabaseError with the reason of the last failed login.
+
+        The proven connection of a pool that keeps none is closed: nobody has asked for a session yet.
+        """
         try:
             await super().wait(timeout)
         except PoolTimeout as error:
             raise self.reason(error) from None
+        await self.connector.close()
 
     def reason(self, error: psycopg.Error) -> DatabaseError:
         """Why the pool could not be opened or filled, as far as is known."""

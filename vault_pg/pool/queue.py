@@ -19,8 +19,9 @@ class WaitingLine(Generic[T]):
     """
 
     def __init__(self, passed_on: Callable[[T], None]) -> None:
-        self._line: deque[asyncio.Future[T]] = deque()
-        self._moved: deque[asyncio.Future[T]] = deque()
+        # A deque is a block of 64 entries from the start, and most lines of a large process never have a client.
+        self._line: deque[asyncio.Future[T]] | tuple[()] = ()
+        self._moved: deque[asyncio.Future[T]] | tuple[()] = ()
         self._passed_on = passed_on
 
     def __len__(self) -> int:
@@ -30,7 +31,7 @@ class WaitingLine(Generic[T]):
         """Wait for a place for `timeout` seconds; TimeoutError after that. Those who are `first` have waited before: they go ahead."""
         loop = asyncio.get_running_loop()
         client: asyncio.Future[T] = loop.create_future()
-        line = self._moved if first else self._line
+        line = self._queue(first=first)
         line.append(client)
         alarm = loop.call_later(max(0.0, timeout), _time_out, client)
         try:
@@ -44,6 +45,15 @@ class WaitingLine(Generic[T]):
             raise
         finally:
             alarm.cancel()
+
+    def _queue(self, *, first: bool) -> deque[asyncio.Future[T]]:
+        if first:
+            if isinstance(self._moved, tuple):
+                self._moved = deque()
+            return self._moved
+        if isinstance(self._line, tuple):
+            self._line = deque()
+        return self._line
 
     def hand_over(self, place: T) -> bool:
         """Give the place to the first who still waits; False if nobody does."""

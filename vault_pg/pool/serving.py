@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable
 from time import monotonic
 from typing import Any
-from weakref import WeakSet
+from weakref import ref
 
 from psycopg import OperationalError
 from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout, TooManyRequests
@@ -51,7 +51,7 @@ class Serving(AsyncConnectionPool[ACT]):
     ) -> None:
         if max_waiting is None:
             max_waiting = pool.max_waiting
-        self._pools = WeakSet[AsyncConnectionPool[ACT]]()
+        self._pools: list[ref[AsyncConnectionPool[ACT]]] = []
         self._current = self._adopt(pool, 1)
         super().__init__(
             pool.conninfo,
@@ -94,7 +94,7 @@ class Serving(AsyncConnectionPool[ACT]):
     def _adopt(self, pool: AsyncConnectionPool[ACT], number: int) -> Generation[ACT]:
         if isinstance(pool, Serving):
             raise TypeError("a HotSwapPool can't stand behind another one")
-        self._pools.add(pool)
+        self._pools = [ref(known) for known in (*self._all_pools(), pool)]
         pool.max_waiting = 0  # the line stands in front of the holder, which keeps the limit
         tell: Callable[[Any], Any] | None = pool._reconnect_failed
         if tell is not None:
@@ -102,6 +102,10 @@ class Serving(AsyncConnectionPool[ACT]):
         if number != 1:
             pool._open_implicit = False  # replace() opens it, so psycopg_pool need not warn
         return Generation(pool, number, self._came_back)
+
+    def _all_pools(self) -> list[AsyncConnectionPool[ACT]]:
+        """Every pool there was, as far as it still exists."""
+        return [pool for known in self._pools if (pool := known()) is not None]
 
     # -- checkout and return
 
@@ -195,7 +199,9 @@ class Serving(AsyncConnectionPool[ACT]):
         if not self._closed:
             self._parent, self._closed = os.getppid(), True
             fork.sever(
-                conn.fileno() for conn in [*self._borrowed, *(c for pool in self._pools for c in pool._pool)] if not conn.closed
+                conn.fileno()
+                for conn in [*self._borrowed, *(c for pool in self._all_pools() for c in pool._pool)]
+                if not conn.closed
             )
             for conn in self._borrowed:
                 conn._pool = None  # there is none to return it to: whoever holds its copy closes it

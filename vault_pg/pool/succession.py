@@ -291,7 +291,7 @@ class Succession(Serving[ACT]):
 
     def cut(self) -> None:
         """Close every connection of every pool there was, here and now: what is left to do for one that could not end in order."""
-        for pool in self._pools:
+        for pool in self._all_pools():
             connector = pool.connection_class
             for conn in connector.opened if isinstance(connector, Connector) else [*pool._pool]:
                 conn.pgconn.finish()
