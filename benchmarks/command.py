@@ -11,15 +11,18 @@ from rich.console import Console
 
 from benchmarks import checkout as hot_path
 from benchmarks import fleet as fleets
+from benchmarks import leases as keeping
 from benchmarks import report
 from benchmarks import rotation as rotations
 from benchmarks.backstage import Backstage, BenchmarkError
 from benchmarks.contenders import MAX_SIZE, MIN_SIZE, Name
 from benchmarks.machine import machine, versions
 from benchmarks.rules import MAX_TTL, TTL
+from vault_pg.manager.manager import AT_ONCE
 
 app = typer.Typer(
-    help="Rotation under load, the cost of a checkout, and a fleet's requests at Vault, against named peers in the same run. "
+    help="Rotation under load, the cost of a checkout, and a fleet's requests at Vault, against named peers in the same run; and what "
+    "thousands of leases cost one process. "
     "Without a command: all of them.",
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -38,6 +41,7 @@ Json = Annotated[
 ROTATION_CLIENTS = [8, 32]
 CHECKOUT_CLIENTS = [1, 8, 32]
 FLEETS = [5_000, 100_000]
+LEASES = 10_000
 
 
 @app.callback(invoke_without_command=True)
@@ -45,9 +49,10 @@ def everything(context: typer.Context, json: Json = None) -> None:
     if context.invoked_subcommand is None:
         with Backstage() as stage:
             results = _rotation(stage, list(Name), ROTATION_CLIENTS, rounds=5, seconds=10.0, every=3.0)
-            results |= _checkout(stage, CHECKOUT_CLIENTS, rounds=11, checkouts=10000)
+            results |= _checkout(stage, CHECKOUT_CLIENTS, rounds=5, checkouts=10000)
             postgresql = stage.desk.site().version
-        _save(postgresql, json, results | _fleet(FLEETS, seed=1))
+        results |= _fleet(FLEETS, seed=1)
+        _save(postgresql, json, results | _leases(LEASES, ttl=TTL, seconds=60.0))
 
 
 @app.command()
@@ -74,7 +79,7 @@ def rotation(
 
 @app.command()
 def checkout(
-    rounds: Rounds = 11,
+    rounds: Rounds = 5,
     clients: Clients = CHECKOUT_CLIENTS,
     checkouts: Annotated[int, typer.Option(min=100, help="Checkouts of one measurement.")] = 10000,
     json: Json = None,
@@ -93,6 +98,20 @@ def fleet(
 ) -> None:
     """How evenly the requests of a fleet that restarts at once arrive at Vault. Simulated, on the shipped timing functions."""
     _save(None, json, _fleet(services, seed=seed))
+
+
+@app.command()
+def leases(
+    *,
+    number: Annotated[int, typer.Option("--leases", min=10, help="Leases of one process.")] = LEASES,
+    ttl: Annotated[
+        float, typer.Option(min=60.0, help="Seconds that each renewal asks for: a shorter one means more renewals.")
+    ] = TTL,
+    seconds: Annotated[float, typer.Option(min=1.0, help="Length of the measuring.")] = 60.0,
+    json: Json = None,
+) -> None:
+    """CPU, memory and renewals of one process with thousands of leases, on a stub of Vault and with no PostgreSQL."""
+    _save(None, json, _leases(number, ttl=ttl, seconds=seconds))
 
 
 def _rotation(
@@ -133,6 +152,13 @@ def _fleet(services: list[int], *, seed: int) -> dict[str, object]:
         "bin": fleets.BIN, "windows_h": fleets.WINDOWS,
     }  # fmt: skip
     return {"fleet": report.fleet_json(options, rows)}
+
+
+def _leases(number: int, *, ttl: float, seconds: float) -> dict[str, object]:
+    row = keeping.run(number, ttl=ttl, seconds=seconds)
+    report.show(report.leases_table(row))
+    options = {"leases": number, "ttl": ttl, "seconds": seconds, "max_size": keeping.MAX_SIZE, "at_once": AT_ONCE}
+    return {"leases": report.leases_json(options, row)}
 
 
 def _save(postgresql: str | None, path: Path | None, results: dict[str, object]) -> None:

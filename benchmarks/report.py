@@ -12,7 +12,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import fleet
+from benchmarks import fleet, leases
 from benchmarks.checkout import Row
 from benchmarks.rotation import Outcome, Summary
 
@@ -95,6 +95,31 @@ def fleet_table(rows: Sequence[fleet.Row]) -> Table:
 
 def fleet_json(options: Mapping[str, object], rows: Sequence[fleet.Row]) -> dict[str, object]:
     return {"options": dict(options), "rows": [asdict(row) for row in rows]}
+
+
+def leases_table(row: leases.Row) -> Table:
+    table = Table(title="Leases of one process, on a stub of Vault", title_justify="left")
+    for heading in ("leases", "TTL s", "start s", "KB a bare pool", "KB a lease", "beyond its pool"):
+        table.add_column(heading, justify="right")
+    for heading in ("renewals/s", "other events", "% of a core", "CPU ms a renewal"):
+        table.add_column(heading, justify="right")
+    sizes = (f"{kb:.1f}" for kb in (row.pool_kb, row.lease_kb, row.beyond_kb))
+    table.add_row(
+        str(row.leases),
+        f"{row.ttl:g}",
+        f"{row.start_s:.0f}",
+        *sizes,
+        f"{row.renewals_per_s:.1f}",
+        _failures(row.others),
+        f"{100 * row.cpu:.1f}",
+        f"{row.ms_per_renewal:.1f}",
+    )
+    return table
+
+
+def leases_json(options: Mapping[str, object], row: leases.Row) -> dict[str, object]:
+    figures = {"beyond_kb": row.beyond_kb, "renewals_per_s": row.renewals_per_s, "ms_per_renewal": row.ms_per_renewal}
+    return {"options": dict(options), "row": asdict(row) | figures}
 
 
 def rotation_json(options: Mapping[str, object], summaries: Sequence[Summary], outcomes: Sequence[Outcome]) -> dict[str, object]:
