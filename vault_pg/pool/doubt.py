@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from time import monotonic
 from typing import Generic
@@ -10,6 +11,10 @@ from weakref import WeakSet
 from psycopg_pool.abc import ACT, AsyncConnectionCB
 
 from vault_pg.pool.check import ask
+from vault_pg.pool.farewell import sever
+
+PATIENCE = 2.0
+"""Seconds for the answer. A connection that is silent for as long is taken for dead."""
 
 
 class Doubt(Generic[ACT]):
@@ -28,9 +33,19 @@ class Doubt(Generic[ACT]):
         self._raised_at = monotonic()
         self._asked.clear()
 
+    def about(self, conn: ACT) -> bool:
+        """It has still to be asked."""
+        return getattr(conn, "_created_at", -math.inf) <= self._raised_at and conn not in self._asked
+
     async def check(self, conn: ACT) -> None:
-        if conn not in self._asked and getattr(conn, "_created_at", -math.inf) <= self._raised_at:
-            await ask(conn)
-            self._asked.add(conn)
+        if self.about(conn):
+            raised_at = self._raised_at
+            alarm = asyncio.get_running_loop().call_later(PATIENCE, sever, conn)
+            try:
+                await ask(conn)
+            finally:
+                alarm.cancel()
+            if raised_at == self._raised_at:
+                self._asked.add(conn)
         if self._also is not None:
             await self._also(conn)

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import socket
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
 
-import psycopg
 from psycopg.pq import TransactionStatus
 from psycopg_pool.abc import ACT
 
+from vault_pg.pool.farewell import sever
 from vault_pg.pool.generation import Borrow, Drained, Generation
 
 CUT_GRACE = 1.0
@@ -65,14 +62,4 @@ async def _cut_off(generation: Generation[ACT], borrows: Callable[[], Sequence[B
             async with asyncio.timeout(CUT_GRACE):
                 await generation.until(generation.in_use - len(running))
     for borrow in borrows():
-        _sever(borrow.conn)
-
-
-def _sever(conn: psycopg.AsyncConnection[Any]) -> None:
-    """End the connection under its borrower.
-
-    Not by `conn.close()`: a task that awaits the socket would wait for ever on a descriptor that is gone. A shut-down socket wakes it
-    with an error, and the borrower's return or next use finds the connection broken.
-    """
-    with suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(conn.fileno())) as sock:
-        sock.shutdown(socket.SHUT_RDWR)
+        sever(borrow.conn)

@@ -44,3 +44,13 @@ class Shadow:
     def __del__(self) -> None:
         if self._sock is not None:
             self._sock.close()
+
+
+def sever(conn: psycopg.AsyncConnection[Any]) -> None:
+    """End the connection under its borrower.
+
+    Not by `conn.close()`: a task that awaits the socket would wait for ever on a descriptor that is gone. A shut-down socket wakes it
+    with an error, and the borrower's return or next use finds the connection broken.
+    """
+    with suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(conn.fileno())) as sock:
+        sock.shutdown(socket.SHUT_RDWR)

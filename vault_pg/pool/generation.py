@@ -156,7 +156,7 @@ class Generation(Stock[ACT]):
         """One of its connections is dead: ask each of the others before it is handed out again."""
         if self._doubt is None:
             self._doubt = Doubt(self.pool._check)
-            self.pool._check, self._plain = self._doubt.check, False
+            self.pool._check, self._doubtful = self._doubt.check, self._doubt.about
         self._doubt.raise_()
 
     def limit(self, cap: int) -> None:

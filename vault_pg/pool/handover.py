@@ -55,15 +55,20 @@ class Handover(Generic[ACT]):
 
         A server that has no slot left means fewer connections, not a failure.
         """
-        self._old.limit(self._old.size)  # it grows no more
-        await self._new.open(min(1, self._wanted), timeout)
         if not self._by_pieces:
+            self._old.limit(self._old.size)  # it grows no more
+            await self._new.open(min(1, self._wanted), timeout)
             return
+        self._old.limit(self._budget - 1)  # what the new one does not have yet is the old one's to grow into
+        await self._new.open(min(1, self._wanted), timeout)
+        self._new.limit(self._new.size)  # it grows by the handover alone, until the old one is retired
         try:
             async with asyncio.timeout(timeout):
                 await self._grow(lambda: min(self._wanted, self._budget - self._old.size), give_way=False)
         except TimeoutError:
             raise PoolTimeout(f"pool initialization incomplete after {timeout} sec") from None
+        finally:
+            self._old.limit(self._budget - self._new.size)
 
     async def run(self, served: Callable[[], object]) -> None:
         """Both serve: let the old pool shrink as the new one grows. Ends early, and in order, if there is no time or a login fails."""
@@ -80,6 +85,8 @@ class Handover(Generic[ACT]):
                 if not await self._old.give_up_one():
                     return
             start = loop.time()
+            if not give_way:
+                self._old.limit(self._budget - self._new.size - 1)
             try:
                 await self._new.grow()
             except psycopg.OperationalError as error:

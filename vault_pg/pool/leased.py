@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from heapq import heapify
+from time import monotonic
 from typing import Any, cast
 
 import psycopg
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
+from psycopg_pool._task import Task
 from psycopg_pool.abc import ACT
+from psycopg_pool.pool_async import AddConnection
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_random_exponential
 
 from vault_pg.errors import DatabaseError, DatabaseUnavailable, ProofFailed, VaultPgError
@@ -66,6 +70,18 @@ class LeasedPool(AsyncConnectionPool[ACT]):
     def exchange(self, credential: Credential) -> None:
         """Open connections with this credential from now on. Those that are open stay."""
         self.connector.credential = credential
+        if self._opened and not self.closed:
+            self._try_again_now()
+
+    def _try_again_now(self) -> None:
+        """Logins that failed and wait for their next attempt, which may be minutes away, need wait no longer."""
+        queue, now = self._sched._queue, monotonic()
+        queue[:] = [
+            Task(now, task.action) if isinstance(getattr(task.action, "__self__", None), AddConnection) else task
+            for task in queue
+        ]
+        heapify(queue)
+        self._sched._event.set()
 
     async def close(self, timeout: float = 5.0) -> None:
         await super().close(timeout)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from time import monotonic
 from typing import Any, Generic, TypeVar
@@ -27,6 +27,7 @@ from psycopg_pool.base import AttemptWithBackoff
 from psycopg_pool.pool_async import AddConnection
 
 from vault_pg.pool.claim import Claim
+from vault_pg.pool.farewell import sever
 
 T = TypeVar("T")
 IDLE, UNKNOWN = TransactionStatus.IDLE, TransactionStatus.UNKNOWN
@@ -48,6 +49,8 @@ class Stock(ABC, Generic[ACT]):
         self._own_ways = kind.getconn is not AsyncConnectionPool.getconn or kind.putconn is not AsyncConnectionPool.putconn
         self._plain = not (self._own_ways or self.queues_itself or pool._check is not None)
         self._simple_return = not (self._own_ways or self.queues_itself or pool._reset is not None)
+        self._doubtful: Callable[[ACT], bool] | None = None
+        """Tells which connections have to be asked first."""
         self._filling = 0
         self._under_way: set[asyncio.Task[Any]] = set()
 
@@ -61,6 +64,8 @@ class Stock(ABC, Generic[ACT]):
         """An idle connection, if it needs neither check nor waiting."""
         pool = self.pool
         if self._plain and pool._pool and not pool._closed and not pool._open_implicit:
+            if self._doubtful is not None and self._doubtful(pool._pool[0]):
+                return None
             return self.take_idle()
         return None
 
@@ -77,12 +82,20 @@ class Stock(ABC, Generic[ACT]):
         if self._own_ways:
             return await self._undisturbed(pool.getconn(deadline - monotonic()), "getconn")
         attempt: AttemptWithBackoff | None = None
+        begun = monotonic()
         while True:
             pool._check_open_getconn()
             conn = await self._obtain(deadline)
-            if pool._check is None or await self.passes_check(conn):
+            if pool._check is None:
                 return conn
-            attempt = await _pause(attempt, deadline)
+            alarm = asyncio.get_running_loop().call_later(max(0.0, deadline - monotonic()), sever, conn)
+            try:
+                if await self.passes_check(conn):
+                    return conn
+            finally:
+                alarm.cancel()
+            if not conn.closed or conn._created_at >= begun:  # else it is one less of those that were dead before: no busy loop
+                attempt = await _pause(attempt, deadline)
 
     async def passes_check(self, conn: ACT) -> bool:
         """Ask the pool's check about a connection that is out; one that fails is put back, which leaves the caller its place."""
@@ -308,6 +321,10 @@ class Stock(ABC, Generic[ACT]):
         pool._drained_at = monotonic()
         idle = [*pool._pool]
         pool._pool.clear()
+        await asyncio.shield(self._run(self._open_anew(idle), "renew"))
+
+    async def _open_anew(self, idle: list[ACT]) -> None:
+        pool = self.pool
         for conn in idle:
             if not pool.closed:
                 pool.run_task(AddConnection(pool))

@@ -49,8 +49,7 @@ class Succession(Serving[ACT]):
         Concurrent calls queue up, each waits for the drain before it: no more than two pools are alive. If opening or the proof fails
         `pool` is closed, nothing else has changed, and the error is raised. Raises PoolClosed on a closed holder.
         """
-        if pool is self._current.pool:
-            raise ValueError(f"the pool {self.name!r} is served from that pool already")
+        self._check_other(pool)
         start = monotonic()
         new = self._adopt(pool, 0)
         try:
@@ -87,6 +86,7 @@ class Succession(Serving[ACT]):
         try:
             await self.drained()
             self._check_open()
+            self._check_other(new.pool)  # another replace may have brought it while this one waited
             handover = self._handover(new, patience, deadline)
             await handover.warm(timeout)
             if prove is not None:
@@ -117,6 +117,10 @@ class Succession(Serving[ACT]):
         """Close a pool that is not wanted. In the background, so that a second cancellation does not leave it half closed."""
         if pool is not self._current.pool:
             await asyncio.shield(self._in_background(pool.close(RETIRE_GRACE), "discard"))
+
+    def _check_other(self, pool: AsyncConnectionPool[ACT]) -> None:
+        if pool is self._current.pool:
+            raise ValueError(f"the pool {self.name!r} is served from that pool already")
 
     def _handover(self, new: Generation[ACT], patience: float, deadline: float | None) -> Handover[ACT]:
         if deadline is not None:
@@ -302,7 +306,8 @@ class Succession(Serving[ACT]):
         """Change the size of the pool; replacing pools keep their own."""
         self._min_size, self._max_size = self._check_size(min_size, max_size)
         self._current.resize(self._min_size, self._max_size, at_once=not self._outgoing and not self._replacing.locked())
-        self._make_room()
+        if not self._replacing.locked():
+            self._make_room()
 
     async def check(self) -> None:
         """Verify the idle connections; replace the broken ones."""
