@@ -20,7 +20,7 @@ from psycopg_pool.abc import ACT
 from vault_pg.pool.faults import is_too_many_clients
 from vault_pg.pool.generation import Generation
 
-BREATH = 15.0
+BREATH = 30.0
 """Pause after each connection, as a multiple of the time that opening it took: a login holds up the event loop for most of that time,
 so the pauses decide how many of the queries around a rotation are among those held up."""
 
