@@ -81,7 +81,7 @@ class Generation(Stock[ACT]):
         """What ends it, once it is retired."""
         self.emptied = Signal()
         """Retired, and no connection left but those that are out."""
-        self.leaving: set[asyncio.Task[None]] = set()
+        self.leaving: list[asyncio.Task[None]] = []
         """Connections that were closed on their return and that the server has not let go of yet."""
 
     @property

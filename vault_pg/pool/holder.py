@@ -41,6 +41,8 @@ class HotSwapPool(Succession[ACT]):
     least 1). `drain_timeout` is how many seconds the borrowers of a replaced pool may keep their connections.
     """
 
+    __slots__ = ()
+
     def try_connection(self) -> AbstractAsyncContextManager[ACT | None]:
         """As `connection()`, or None if none is idle right now: it waits for no connection, neither opened nor returned.
 

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import sys
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from time import monotonic
 from typing import Any
@@ -29,6 +29,8 @@ from vault_pg.pool.queue import WaitingLine
 
 logger = logging.getLogger("vault_pg.pool")
 
+NOTHING: deque[Any] = deque(maxlen=0)
+
 
 class CheckoutRefused(NoCredential, OperationalError):
     """NoCredential as a checkout raises it: psycopg's OperationalError too, which code written for psycopg_pool expects."""
@@ -36,6 +38,13 @@ class CheckoutRefused(NoCredential, OperationalError):
 
 class Serving(AsyncConnectionPool[ACT]):
     """Checkouts, returns, the line in front, and the count of it all."""
+
+    # CPython keeps up to 30 attributes of an object in place, and makes a dict of 1.5 KB for one with more. A pool has 31, so what a
+    # holder has besides, and two of the pool's that it has no use for, are kept out of their number.
+    __slots__ = (
+        "_background", "_borrowed", "_current", "_doubted", "_ending", "_line", "_listener", "_managed", "_outgoing", "_parent",
+        "_past", "_pool", "_pools", "_refusal", "_replacing", "_waiting", "drain_timeout", "overlap",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -69,6 +78,10 @@ class Serving(AsyncConnectionPool[ACT]):
             reconnect_timeout=pool.reconnect_timeout,
             num_workers=pool.num_workers,
         )
+        self._pool = self._waiting = NOTHING  # connections and clients are the generations'
+        # Not Counter[str](), which notes its type on the object in half a KB.
+        self._stats = Counter()
+        self._past: Counter[str] = Counter()
         self.overlap = max(1, pool.min_size if overlap is None else overlap)
         self.drain_timeout = drain_timeout
         self._listener = listener
@@ -79,9 +92,8 @@ class Serving(AsyncConnectionPool[ACT]):
         self._borrowed: dict[ACT, tuple[Generation[ACT], float, asyncio.Task[object] | None, Place]] = {}
         self._line = WaitingLine[Generation[ACT]](self._give_back)
         self._refusal: str | None = None
-        self._background: set[asyncio.Task[None]] = set()
+        self._background: list[asyncio.Task[None]] = []
         self._replacing = asyncio.Lock()
-        self._past = Counter[str]()
         self._closed = pool.closed
         self._opened = not pool.closed
         self._parent: int | None = None
@@ -261,10 +273,10 @@ class Serving(AsyncConnectionPool[ACT]):
     def _see_off(self, leaving: Shadow, generation: Generation[ACT]) -> None:
         """The slot of a connection that closed on its return is free when the server says so."""
         task = asyncio.create_task(leaving.gone(), name=f"{self.name}-farewell")
-        generation.leaving.add(task)
+        generation.leaving.append(task)
 
         def left(task: asyncio.Task[None]) -> None:
-            generation.leaving.discard(task)
+            generation.leaving.remove(task)
             self._make_room()
 
         task.add_done_callback(left)

@@ -52,7 +52,7 @@ class Stock(ABC, Generic[ACT]):
         self._doubtful: Callable[[ACT], bool] | None = None
         """Tells which connections have to be asked first."""
         self._filling = 0
-        self._under_way: set[asyncio.Task[Any]] = set()
+        self._under_way: list[asyncio.Task[Any]] = []
 
     @abstractmethod
     def came_back(self, conn: ACT | None) -> None:
@@ -347,12 +347,12 @@ class Stock(ABC, Generic[ACT]):
 
     def _run(self, work: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
         task = asyncio.create_task(work, name=f"{self.pool.name}-{name}")
-        self._under_way.add(task)
+        self._under_way.append(task)
         task.add_done_callback(self._ended)
         return task
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
-        self._under_way.discard(task)
+        self._under_way.remove(task)
         if not task.cancelled():
             task.exception()  # told to whoever waits for it, if anybody still does
 

@@ -27,6 +27,8 @@ logger = logging.getLogger("vault_pg.pool")
 class Succession(Serving[ACT]):
     """Replacing, draining, refusing and closing."""
 
+    __slots__ = ()
+
     async def replace(
         self,
         pool: AsyncConnectionPool[ACT],
@@ -213,8 +215,8 @@ class Succession(Serving[ACT]):
 
     def _in_background(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         task = asyncio.create_task(work, name=f"{self.name}-{name}")
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
+        self._background.append(task)
+        task.add_done_callback(self._background.remove)
         return task
 
     # -- the rest of a pool's life
