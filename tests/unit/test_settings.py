@@ -252,21 +252,32 @@ def test_every_login_method_comes_from_the_environment(env: Env, tmp_path: Path,
     ("method", "variables", "said"),
     [
         ("kubernetes", {}, "no role of the login: set VAULT_PG_KUBERNETES_ROLE"),
-        ("jwt", {}, "vault.auth.jwt_file (default) is not given, and neither is jwt: give one of them"),
+        (
+            "jwt",
+            {},
+            (
+                "no JWT: set VAULT_PG_JWT_JWT or VAULT_PG_JWT_JWT_FILE, "
+                "or give vault.auth.jwt or vault.auth.jwt_file as an argument or in the TOML file"
+            ),
+        ),
         (
             "userpass",
             {"VAULT_PG_USERPASS_USERNAME": "bob"},
-            "vault.auth.password_file (default) is not given, and neither is password",
+            "no password of the login: set VAULT_PG_USERPASS_PASSWORD or VAULT_PG_USERPASS_PASSWORD_FILE, or give ",
         ),
         ("ldap", {"VAULT_PG_LDAP_USERNAME": "a/b", "VAULT_PG_LDAP_PASSWORD": "x"}, "VAULT_PG_LDAP_USERNAME is no user name"),
         ("cert", {}, "vault.client_cert (default) is not given, but the login method is cert: set VAULT_CLIENT_CERT"),
-        ("aws", {"AWS_ACCESS_KEY_ID": "AKIA"}, "vault.auth.secret_key (default) and access_key belong together"),
+        (
+            "aws",
+            {"AWS_ACCESS_KEY_ID": "AKIA"},
+            "vault.auth.secret_key (default) and environment variable AWS_ACCESS_KEY_ID belong together: set AWS_SECRET_ACCESS_KEY",
+        ),
         (
             "approle",
             {"VAULT_PG_APPROLE_ROLE_ID": "x", "VAULT_PG_APPROLE_WRAPPED": "1"},
-            "VAULT_PG_APPROLE_WRAPPED is set with no secret id",
+            "VAULT_PG_APPROLE_WRAPPED is set with no secret id: set VAULT_PG_APPROLE_SECRET_ID or VAULT_PG_APPROLE_SECRET_ID_FILE",
         ),
-        ("custom", {}, "no login function: give vault.auth.login as an argument"),
+        ("custom", {}, "no login function: give CustomAuth(login=…) in Python for the argument vault.auth, because neither"),
     ],
 )
 def test_what_a_login_method_lacks_is_one_sentence(env: Env, method: str, variables: dict[str, str], said: str) -> None:

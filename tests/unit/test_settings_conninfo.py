@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from psycopg import AsyncConnection
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.rows import dict_row
 
 from vault_pg.errors import SettingsError
 from vault_pg.settings import DatabaseSettings
@@ -84,6 +89,9 @@ def test_saying_the_same_twice_is_no_contradiction() -> None:
         ("host=db sslmod=require", "has a parameter sslmod, which libpq does not know: did you mean sslmode?"),
         ("postgresql://db/app?vault_rol=x", "has a parameter vault_rol, which libpq does not know: did you mean vault_role?"),
         ("host=db zzzzzzzz=1", "has a parameter zzzzzzzz, which libpq does not know: take it out, or correct its name"),
+        ("host=db sslmode=verify-ful", 'is refused by libpq, invalid sslmode value: "verify-ful": correct it'),
+        ("service=no_such_service", 'is refused by libpq, definition of service "no_such_service" not found: correct it'),
+        (f"host=db sslmode=x sslpassword={SECRET}", "has a value that libpq refuses: correct it"),
         ("host='db", "is malformed"),
         ("mysql://db/app", "is malformed"),
         ("just-a-host", "is malformed"),
@@ -105,6 +113,38 @@ def test_conninfo_that_cannot_be_used(conninfo: str, what: str) -> None:
         DatabaseSettings(role="app", conninfo=conninfo)
     assert caught.value.mistakes == (f"argument conninfo of DatabaseSettings {told}",)
     assert caught.value.__context__ is None
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "what"),
+    [
+        ({"autocommitt": True}, "holds autocommitt, which neither psycopg's connect nor libpq knows: did you mean autocommit?"),
+        ({"zzzzzzzz": 1}, "holds zzzzzzzz, which neither psycopg's connect nor libpq knows: take it out, or correct its name"),
+        ({"sslmode": "verify-ful"}, 'is refused by libpq, invalid sslmode value: "verify-ful": correct it'),
+    ],
+)
+def test_arguments_of_connect_that_cannot_be_used(kwargs: dict[str, Any], what: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        DatabaseSettings(role="app", conninfo="host=db", kwargs=kwargs)
+    assert caught.value.mistakes == (f"argument kwargs of DatabaseSettings {what}",)
+
+
+def test_arguments_that_connect_takes() -> None:
+    class Tenant(AsyncConnection[Any]):
+        @classmethod
+        async def connect(cls, *args: Any, **kwargs: Any) -> Tenant:
+            return await super().connect(*args, application_name=kwargs.pop("tenant"), **kwargs)
+
+    DatabaseSettings(
+        role="app", kwargs={"autocommit": True, "row_factory": dict_row, "application_name": "x", "connect_timeout": 5}
+    )
+    DatabaseSettings(role="app", kwargs={"tenant": "x"}, connection_class=Tenant)
+
+
+def test_a_service_that_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "services").write_text("[app]\nhost=db\nhostaddr=127.0.0.1\nport=1\n")
+    monkeypatch.setenv("PGSERVICEFILE", str(tmp_path / "services"))
+    assert DatabaseSettings(role="app", conninfo="service=app").conninfo == "service=app"
 
 
 @pytest.mark.parametrize(

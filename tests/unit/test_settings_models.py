@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Awaitable
 from pathlib import Path
 from typing import Any
 
 import psycopg
+import psycopg_pool
 import pytest
 from pydantic import SecretStr, ValidationError
 
@@ -178,6 +181,17 @@ def test_kwargs_must_not_hold_what_vault_supplies() -> None:
     assert "use the setting conninfo" in mistake
 
 
+@pytest.mark.parametrize("name", ["min_size", "max_size", "overlap", "max_waiting", "num_workers"])
+def test_true_and_false_are_no_sizes(name: str) -> None:
+    assert f"argument {name} of DatabaseSettings is not a whole number: give one such as 4" in database(**{name: True})
+
+
+def test_true_and_false_are_no_seconds() -> None:
+    assert database(timeout=True) == (
+        "argument timeout of DatabaseSettings is not a number of seconds: give one such as 30 or 30s",
+    )
+
+
 async def _hook(_connection: psycopg.AsyncConnection[Any]) -> None:
     """Nothing to set up."""
 
@@ -190,6 +204,30 @@ def test_python_objects_are_taken_as_they_are() -> None:
     assert settings.connection_class is Connection
     assert settings.configure is _hook
     assert settings.probe is _hook
+
+
+@pytest.mark.parametrize("name", ["configure", "check", "reset", "probe"])
+def test_a_hook_is_a_coroutine_function(name: str) -> None:
+    def hook(_connection: psycopg.AsyncConnection[Any]) -> None:
+        """No async: nobody could await it."""
+
+    def passed_on(connection: psycopg.AsyncConnection[Any]) -> Awaitable[None]:
+        return _hook(connection)
+
+    (mistake,) = database(**{name: hook})
+    assert mistake.startswith(
+        f"argument {name} of DatabaseSettings is test_a_hook_is_a_coroutine_function.<locals>.hook, no corou"
+    )
+    assert len(database(**{name: functools.partial(hook)})) == 1
+    fine: Any
+    for fine in (
+        _hook,
+        functools.partial(_hook),
+        passed_on,
+        lambda connection: passed_on(connection=connection),
+        psycopg_pool.AsyncConnectionPool.check_connection,
+    ):
+        assert getattr(DatabaseSettings(role="app", **{name: fine}), name) is fine
 
 
 def test_python_objects_of_the_wrong_kind() -> None:
@@ -265,10 +303,13 @@ def test_home_in_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_client_cert_and_key_go_together(tmp_path: Path) -> None:
     file = tmp_path / "x.pem"
     file.touch()
+    both = "give {} as an argument of VaultSettings, or leave both out"
     (mistake,) = mistakes(VaultSettings, client_cert=file)
-    assert mistake == "client_key (default) is not given, but argument client_cert of VaultSettings is: give both, or neither"
+    assert (
+        mistake == f"client_key (default) is not given, but argument client_cert of VaultSettings is: {both.format('client_key')}"
+    )
     (mistake,) = mistakes(VaultSettings, client_key=file)
-    assert mistake == "argument client_key of VaultSettings is given without client_cert: give both, or neither"
+    assert mistake == f"argument client_key of VaultSettings is given without client_cert: {both.format('client_cert')}"
     assert VaultSettings(client_cert=file, client_key=file).client_key == file
 
 

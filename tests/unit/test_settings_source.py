@@ -73,8 +73,9 @@ def test_without_a_word_it_is_a_dynamic_role() -> None:
     ],
 )
 def test_the_forms_of_a_source(given: Any, expected: object) -> None:
-    assert DatabaseSettings(role="app", source=given).source == expected
-    data: dict[str, Any] = {"databases": {"default": {"role": "app", "source": given}}, "vault": {"auth": {"token": "t"}}}
+    role: dict[str, Any] = {"role": "app"} if expected == StaticSource() else {}
+    assert DatabaseSettings(**role, source=given).source == expected
+    data: dict[str, Any] = {"databases": {"default": {**role, "source": given}}, "vault": {"auth": {"token": "t"}}}
     assert source_of(Settings(**data)) == expected
 
 
@@ -149,19 +150,79 @@ def test_a_process_whose_databases_all_use_no_vault_needs_no_token_and_no_role()
     ("source", "problem"),
     [
         ("fil", "is 'fil', which is no kind of source: did you mean file?"),
+        ({"kind": "file", "path": "/x", "interval": True}, "interval is not a number of seconds"),
         ({"path": "/x"}, "the kind of source is dynamic, and path belongs to file: set kind to that"),
-        ({"kind": "file"}, "password_file (default) is not given, and neither is path"),
-        ({"kind": "file", "password_file": "/p"}, "is given without username or username_file"),
+        (
+            {"kind": "file"},
+            (
+                "no file of the credential: set VAULT_PG_SOURCE_PATH or VAULT_PG_SOURCE_PASSWORD_FILE, or give "
+                "databases.default.source.path or databases.default.source.password_file as an argument or in the TOML file"
+            ),
+        ),
+        (
+            {"kind": "file", "password_file": "/p"},
+            "is given without a user name: set VAULT_PG_SOURCE_USERNAME or VAULT_PG_SOURCE_USERNAME_FILE, or give ",
+        ),
         ({"kind": "file", "path": "/x", "password_file": "/p"}, "is given besides argument databases.default.source.path"),
         (
             {"kind": "file", "username": "a", "username_file": "/u", "password_file": "/p"},
             "is given besides argument databases.default.source.username",
         ),
-        ({"kind": "callable"}, "no call for 'default': give databases.default.source.call"),
+        (
+            {"kind": "callable"},
+            (
+                "no function of the source: give CallableSource(call=…) in Python for the argument databases.default.source, "
+                "because neither the environment nor a TOML file can hold a function"
+            ),
+        ),
         (42, "databases.default.source is not a table of settings"),
     ],
 )
 def test_mistakes_in_a_source_are_told(source: Any, problem: str) -> None:
-    said = mistakes(databases={"default": {"role": "app", "source": source}}, vault={"auth": {"token": "t"}})
+    role = {} if isinstance(source, dict) and "kind" in source else {"role": "app"}
+    said = mistakes(databases={"default": {**role, "source": source}}, vault={"auth": {"token": "t"}})
     assert len(said) == 1
     assert problem in said[0]
+
+
+def test_what_another_database_lacks_has_no_variable() -> None:
+    (said,) = mistakes(databases={"reports": {"source": {"kind": "file"}}})
+    assert said == (
+        "no file of the credential for 'reports': give databases.reports.source.path or databases.reports.source.password_file "
+        "as an argument or in the TOML file"
+    )
+
+
+def test_a_function_is_asked_for_where_it_can_be_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VAULT_PG_SOURCE", "callable")
+    (said,) = mistakes()
+    assert "give CallableSource(call=…) in Python for the argument databases.default.source" in said
+
+
+def test_a_role_beside_a_source_that_has_none_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    file = {"kind": "file", "path": "/x"}
+    with pytest.raises(SettingsError, match="role of DatabaseSettings is given, but the source of the credential is file"):
+        DatabaseSettings.model_validate({"role": "app", "source": file})
+    with pytest.raises(SettingsError, match="the source of the credential is Own"):
+        DatabaseSettings(role="app", source=Own())
+    monkeypatch.setenv("VAULT_PG_ROLE", "app")
+    monkeypatch.setenv("VAULT_PG_SOURCE", "file")
+    monkeypatch.setenv("VAULT_PG_SOURCE_PATH", "/x")
+    (said,) = mistakes()
+    assert said.startswith("environment variable VAULT_PG_ROLE is given, but the source of the credential is file")
+
+
+def test_a_source_without_roles_stands_above_the_role_of_a_weaker_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VAULT_PG_ROLE", "app")
+    monkeypatch.setenv("VAULT_PG_MOUNT", "team")
+    own: dict[str, Any] = {"databases": {"default": {"source": Own()}}}
+    assert Settings(**own).databases["default"].role is None
+    static: dict[str, Any] = {"databases": {"default": {"source": "static"}}, "vault": {"auth": {"token": "t"}}}
+    assert Settings(**static).databases["default"].role == "app"
+
+
+def test_the_supplier_of_user_and_password_is_named_as_what_it_is() -> None:
+    with pytest.raises(SettingsError, match="take that out, its source supplies both user and password"):
+        DatabaseSettings(source=FileSource(path=Path("/x")), conninfo="host=db user=app")
+    with pytest.raises(SettingsError, match="take that out, its source supplies both user and password"):
+        DatabaseSettings(source=Own(), kwargs={"user": "app"})

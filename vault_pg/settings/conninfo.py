@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -13,11 +14,14 @@ OURS = {"vault_role": "role", "vault_mount": "mount"}
 """Parameters of a conninfo that are settings of ours."""
 
 SUPPLIED = ("user", "password")
-"""What Vault supplies."""
+"""What the source of the credential supplies, Vault or another."""
 
 SECRETS = frozenset({"password", "sslpassword", "oauth_client_secret", "scram_client_key", "scram_server_key"})
 
 MAX_PORT = 65535
+
+NOWHERE = "/nonexistent/vault_pg"
+"""A directory of a server's socket that no server has."""
 
 # libpq refuses names that it does not know, so it can't be asked to split a conninfo that has vault_role in it.
 _PAIR = re.compile(r"\s*(?P<name>[^\s=]+)\s*=\s*(?P<value>'(?:[^'\\]|\\.)*'|(?:[^\s\\]|\\.)*)", re.DOTALL)
@@ -91,8 +95,8 @@ def masked(conninfo: str) -> str:
     return parsed.join([Part(f"{part.name}=***", "", "") if part.name in SECRETS else part for part in parsed.parts])
 
 
-def problem(conninfo: str) -> str | None:
-    """What is wrong with a conninfo, or None. libpq's own message is not repeated: it may quote a piece of a password."""
+def problem(conninfo: str, *, supplier: str = "Vault") -> str | None:
+    """What is wrong with a conninfo, or None. libpq's own message is not repeated where it may quote a piece of a password."""
     parsed = split(conninfo)
     doubled = [part.name for part in parsed.parts if part.name in OURS] if parsed else []
     if doubled:
@@ -108,10 +112,45 @@ def problem(conninfo: str) -> str | None:
         return _malformed(conninfo, parsed, {option.keyword.decode() for option in pq.Conninfo.get_defaults()})
     supplied = [name for name in SUPPLIED if name in found]
     if supplied:
-        return f"holds a {' and a '.join(supplied)}: take that out, Vault supplies both user and password"
+        return f"holds a {' and a '.join(supplied)}: take that out, {supplier} supplies both user and password"
     if not all(_is_port(port) for port in str(found.get("port", "")).split(",")):
         return f"has a port that is no number from 1 to {MAX_PORT}: correct it"
-    return None
+    return _refused(found)
+
+
+def problem_of_arguments(conninfo: str, arguments: Mapping[str, Any], connection_class: type[Any] | None) -> str | None:
+    """What is wrong with arguments of psycopg's `connect` beside a good conninfo, or None."""
+    from psycopg import AsyncConnection, pq  # noqa: PLC0415
+    from psycopg.conninfo import conninfo_to_dict  # noqa: PLC0415
+
+    ours = inspect.getattr_static(AsyncConnection, "connect")
+    if inspect.getattr_static(connection_class or AsyncConnection, "connect") is not ours:
+        return None  # nobody knows what another takes
+    own = inspect.signature(AsyncConnection.connect).parameters.keys()
+    known = {option.keyword.decode() for option in pq.Conninfo.get_defaults()}
+    unknown = next((name for name in arguments if name not in own | known), None)
+    if unknown is not None:
+        return f"holds {unknown}, which neither psycopg's connect nor libpq knows: {_hint(unknown, known | own)}"
+    return _refused(conninfo_to_dict(conninfo) | {name: value for name, value in arguments.items() if name in known})
+
+
+def _refused(params: Mapping[str, Any]) -> str | None:
+    """What libpq says of the values, which it looks at as it begins to connect: an unknown service, a sslmode that is none.
+
+    It is let begin, towards a place that does not exist; where it comes that far there is nothing to say.
+    """
+    from psycopg import pq  # noqa: PLC0415
+    from psycopg.conninfo import make_conninfo  # noqa: PLC0415
+
+    aside = {"host": NOWHERE, "hostaddr": "", "port": "", "user": "nobody", "password": "none"}
+    attempt = pq.PGconn.connect_start(make_conninfo("", **dict(params) | aside).encode())
+    said = attempt.get_error_message().strip()
+    attempt.finish()
+    if NOWHERE in said:
+        return None
+    if SECRETS & params.keys():
+        return "has a value that libpq refuses: correct it"
+    return f"is refused by libpq, {said}: correct it"
 
 
 def _is_port(text: str) -> bool:

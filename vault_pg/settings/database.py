@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Self, TypeAlias
 
 from pydantic import (
@@ -19,9 +22,9 @@ from pydantic_core import PydanticCustomError
 
 from vault_pg.settings import conninfo
 from vault_pg.settings.model import Model
-from vault_pg.settings.source import DynamicSource, SourceModel, SourceSettings, name_of
+from vault_pg.settings.source import FROM_VAULT, DynamicSource, SourceModel, SourceSettings, name_of
 from vault_pg.settings.tree import Variable
-from vault_pg.settings.values import Mount, Role, Seconds, mistake
+from vault_pg.settings.values import Count, Mount, Role, Seconds, mistake
 
 if TYPE_CHECKING:
     from psycopg import AsyncConnection
@@ -35,9 +38,6 @@ else:
     ConnectionClass = type
 
 MIN_SIZE = 4
-
-FROM_VAULT = ("dynamic", "static")
-"""Kinds of sources that need a login to Vault."""
 
 _WHOLE = TypeAdapter(int)
 
@@ -60,13 +60,15 @@ class DatabaseSettings(Model):
         Field(description="libpq's keywords or URI, with no user or password; vault_role and vault_mount may stand in it"),
     ] = ""
     min_size: Annotated[
-        int,
+        Count,
         Variable("VAULT_PG_MIN_SIZE"),
         Field(ge=0, description="Connections that the pool keeps at least; unless given, never more than max_size"),
     ] = MIN_SIZE
-    max_size: Annotated[int, Variable("VAULT_PG_MAX_SIZE"), Field(ge=1, description="Connections that the pool has at most")] = 10
+    max_size: Annotated[
+        Count, Variable("VAULT_PG_MAX_SIZE"), Field(ge=1, description="Connections that the pool has at most")
+    ] = 10
     overlap: Annotated[
-        int | None,
+        Count | None,
         Variable("VAULT_PG_OVERLAP"),
         Field(ge=1, description="Connections beyond max_size while a rotation goes on; without it min_size, at least 1"),
     ] = None
@@ -74,7 +76,7 @@ class DatabaseSettings(Model):
         Seconds, Variable("VAULT_PG_TIMEOUT"), Field(description="Longest wait for a connection of the pool, in seconds")
     ] = 30.0
     max_waiting: Annotated[
-        int, Variable("VAULT_PG_MAX_WAITING"), Field(ge=0, description="Clients that may wait for a connection; 0: any number")
+        Count, Variable("VAULT_PG_MAX_WAITING"), Field(ge=0, description="Clients that may wait for a connection; 0: any number")
     ] = 0
     max_lifetime: Annotated[
         Seconds, Variable("VAULT_PG_MAX_LIFETIME"), Field(description="Age at which a connection is replaced, in seconds")
@@ -116,14 +118,14 @@ class DatabaseSettings(Model):
         Field(description="How long the pool tries to replace a lost connection before it calls that failed, in seconds"),
     ] = 300.0
     num_workers: Annotated[
-        int, Variable("VAULT_PG_NUM_WORKERS"), Field(ge=1, description="Background tasks that open and close connections")
+        Count, Variable("VAULT_PG_NUM_WORKERS"), Field(ge=1, description="Background tasks that open and close connections")
     ] = 3
-    kwargs: Annotated[dict[str, Any], Field(description="Further arguments of psycopg's AsyncConnection.connect")] = Field(
-        default_factory=dict
-    )
     connection_class: Annotated[
         ConnectionClass | None, Field(description="Class of the connections, a kind of psycopg's AsyncConnection")
     ] = None
+    kwargs: Annotated[dict[str, Any], Field(description="Further arguments of psycopg's AsyncConnection.connect")] = Field(
+        default_factory=dict
+    )
     configure: Annotated[ConnectionHook | None, Field(description="Coroutine function run on each new connection")] = None
     check: Annotated[ConnectionHook | None, Field(description="Coroutine function run on each checkout")] = None
     reset: Annotated[ConnectionHook | None, Field(description="Coroutine function run on each returned connection")] = None
@@ -155,14 +157,19 @@ class DatabaseSettings(Model):
     @field_validator("role")
     @classmethod
     def _role_of_vault(cls, value: object, info: ValidationInfo) -> object:
-        if value is None and getattr(info.data.get("source"), "kind", None) in FROM_VAULT:
+        if "source" not in info.data:
+            return value  # that mistake is told already
+        kind = _kind(info)
+        if value is None and kind in FROM_VAULT:
             raise PydanticCustomError("missing", "Field required")
+        if value is not None and kind not in FROM_VAULT:
+            raise mistake(f"is given, but the source of the credential is {kind}, which has no role: take it out, or the source")
         return value
 
     @field_validator("conninfo")
     @classmethod
-    def _usable_conninfo(cls, value: str) -> str:
-        problem = conninfo.problem(value)
+    def _usable_conninfo(cls, value: str, info: ValidationInfo) -> str:
+        problem = conninfo.problem(value, supplier=_supplier(info))
         if problem:
             raise mistake(problem)
         return value
@@ -182,11 +189,15 @@ class DatabaseSettings(Model):
 
     @field_validator("kwargs")
     @classmethod
-    def _no_credential(cls, value: dict[str, Any]) -> dict[str, Any]:
+    def _usable_kwargs(cls, value: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
         for name in (*conninfo.SUPPLIED, "conninfo"):
             if name in value:
-                why = "use the setting conninfo" if name == "conninfo" else "Vault supplies both user and password"
+                why = "use the setting conninfo" if name == "conninfo" else f"{_supplier(info)} supplies both user and password"
                 raise mistake(f"holds {name}: take that out, {why}")
+        if value and {"conninfo", "connection_class"} <= info.data.keys():
+            problem = conninfo.problem_of_arguments(info.data["conninfo"], value, info.data["connection_class"])
+            if problem:
+                raise mistake(problem)
         return value
 
     @field_validator("connection_class")
@@ -197,6 +208,13 @@ class DatabaseSettings(Model):
 
             if not issubclass(value, AsyncConnection):
                 raise mistake("is no kind of psycopg's AsyncConnection: derive the class from that")
+        return value
+
+    @field_validator("configure", "check", "reset", "probe")
+    @classmethod
+    def _awaited(cls, value: object) -> object:
+        if value is not None and plain(value):
+            raise mistake(f"is {name_of(value)}, no coroutine function: write it with async def")
         return value
 
     @field_serializer("conninfo", when_used="json")
@@ -226,6 +244,29 @@ class DatabaseSettings(Model):
                     yield name, self._json_kwargs(self.kwargs)
                 case _:
                     yield name, value
+
+
+def plain(function: object) -> bool:
+    """Whether it is surely no coroutine function: written with def, and neither wrapped around another nor said to return something."""
+    while isinstance(function, partial):
+        function = function.func
+    function = getattr(function, "__func__", function)
+    if not inspect.isfunction(function) or inspect.iscoroutinefunction(function):
+        return False
+    returns: object = ...
+    with suppress(NameError):  # Python 3.14 evaluates it only now
+        returns = function.__annotations__.get("return")
+    return function.__name__ != "<lambda>" and not hasattr(function, "__wrapped__") and returns in {None, "None"}
+
+
+def _kind(info: ValidationInfo) -> str:
+    """The kind of source of the database whose fields are validated; the name of its class where it is the user's own."""
+    source = info.data.get("source")
+    return str(getattr(source, "kind", name_of(source)))
+
+
+def _supplier(info: ValidationInfo) -> str:
+    return "Vault" if _kind(info) in FROM_VAULT else "its source"
 
 
 def _max_size(data: Any) -> int | None:

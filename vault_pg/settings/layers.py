@@ -20,6 +20,7 @@ from pydantic_settings import BaseSettings, TomlConfigSettingsSource
 from vault_pg.settings import conninfo, source
 from vault_pg.settings.auth import METHODS, AuthMethod
 from vault_pg.settings.mistakes import did_you_mean
+from vault_pg.settings.source import FROM_VAULT
 from vault_pg.settings.tree import DEFAULT_DATABASE, TAGS, Entry, Path, entries, stronger_of
 from vault_pg.settings.values import trouble
 from vault_pg.source import CredentialSource
@@ -150,7 +151,11 @@ def lay(layers: list[Layer], method: object) -> tuple[dict[Path, Any], dict[Path
         given = _of_method(layer.values, method)
         replaced = {path for path in values if path[:-1] == AUTH and path[-1] in auth.alternatives and _gives(given, auth)}
         values = {path: value for path, value in values.items() if path not in replaced}
-        values = {path: value for path, value in values.items() if not _other_source(path, values, given)} | given
+        values = {
+            path: value
+            for path, value in values.items()
+            if not _other_source(path, values, given) and not _role_of_another(path, given)
+        } | given
         origins |= {path: layer.where(path) for path in given}
     return values, origins
 
@@ -172,6 +177,14 @@ def _other_source(path: Path, values: Mapping[Path, Any], given: Mapping[Path, A
     if source[:1] != DATABASES or source[-1] != SOURCE:
         return False
     return given.get(source, {}) != {} or (kind in given and given[kind] != values.get(kind, given[kind]))
+
+
+def _role_of_another(path: Path, given: Mapping[Path, Any]) -> bool:
+    """It is Vault's role for a database that a stronger layer gives a source without roles."""
+    if path[:1] != DATABASES or path[2:] not in {("role",), ("mount",)}:
+        return False
+    source: Path = (*path[:2], SOURCE)
+    return given.get(source, {}) != {} or given.get((*source, "kind"), FROM_VAULT[0]) not in FROM_VAULT
 
 
 def nested(values: Mapping[Path, Any]) -> dict[str, Any]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Iterator
-from typing import TypeAlias
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TypeAlias, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -55,7 +55,7 @@ def did_you_mean(word: str, known: Iterable[str], *, prefix: str = "") -> str:
 def sentences(error: ValidationError, root: type[BaseModel], where: Where, *, missing: bool = True) -> Iterator[str]:
     """One sentence for each mistake that pydantic found in a `root`; what is missing is left out unless `missing`."""
     for details in error.errors(include_url=False):
-        if missing or details["type"] != "missing":
+        if missing or details["type"] not in {"missing", "missing_all"}:
             yield _sentence(details, root, where)
 
 
@@ -66,7 +66,10 @@ def _sentence(details: ErrorDetails, root: type[BaseModel], where: Where) -> str
     kind, context = details["type"], details.get("ctx", {})
     if kind == "mistake":
         other = where((*parent.path, context["other"])) if context["other"] else ""
-        return f"{where(path)} {context['problem'].replace('{other}', other)}"
+        ways = _ways(parent, context["needs"], root) if context["needs"] else ""
+        return f"{where(path)} {context['problem'].replace('{other}', other).replace('{needs}', ways)}"
+    if kind == "missing_all":
+        return f"no {context['what']}{_whose(parent)}: {_ways(parent, context['needs'], root)}"
     if kind == "missing":
         return _missing(parent, name, root)
     if kind == "extra_forbidden":
@@ -81,18 +84,32 @@ def _sentence(details: ErrorDetails, root: type[BaseModel], where: Where) -> str
 
 def _missing(parent: Place, name: str, root: type[BaseModel]) -> str:
     field = parent.models[0].model_fields[name]
-    dotted = ".".join((*parent.path, name))
+    what = f"no {field.title or name}{_whose(parent)}"
+    if get_origin(field.annotation) is Callable:
+        given = f"{parent.models[0].__name__}({name}=…)"
+        place = f" for the argument {'.'.join(parent.path)}" if parent.path else ""
+        return f"{what}: give {given} in Python{place}, because neither the environment nor a TOML file can hold a function"
+    ways = _ways(parent, (name,), root)
+    if name == "role" and parent.path[:1] == ("databases",):
+        ways += ", or put vault_role=… into the conninfo"
+    return f"{what}: {ways}"
+
+
+def _whose(parent: Place) -> str:
+    """The database that it is about, where there may be others."""
+    named = parent.path[:1] == ("databases",) and parent.path[1] != DEFAULT_DATABASE
+    return f" for {parent.path[1]!r}" if named else ""
+
+
+def _ways(parent: Place, names: Sequence[str], root: type[BaseModel]) -> str:
+    """How to give one of the fields of these names, in all places where it may stand: what follows a colon."""
+    dotted = " or ".join(".".join((*parent.path, name)) for name in names)
     if not issubclass(root, BaseSettings):
-        return f"no {field.title or name}: give {dotted} as an argument of {root.__name__}"
-    database = parent.path[1] if parent.path[0] == "databases" else ""
-    variable = None if database not in {"", DEFAULT_DATABASE} else variable_of(field)
-    ways = [f"set {variable}"] if variable else []
-    python_only = not database and variable is None
-    ways.append(f"give {dotted} as an argument" + ("" if python_only else " or in the TOML file"))
-    if name == "role" and database:
-        ways.append("put vault_role=… into the conninfo")
-    whose = "" if variable or not database else f" for {database!r}"
-    return f"no {field.title or name}{whose}: {', or '.join(ways)}"
+        return f"give {dotted} as an argument of {root.__name__}"
+    fields = parent.models[0].model_fields
+    variables = [] if _whose(parent) else [variable for name in names if (variable := variable_of(fields[name]))]
+    by_variable = f"set {' or '.join(variables)}, or " if variables else ""
+    return f"{by_variable}give {dotted} as an argument or in the TOML file"
 
 
 def _suggestion(name: str, parent: Place, root: type[BaseModel]) -> str:

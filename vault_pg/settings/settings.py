@@ -10,9 +10,10 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from vault_pg.settings import layers
 from vault_pg.settings.auth import METHODS
-from vault_pg.settings.database import FROM_VAULT, DatabaseSettings
+from vault_pg.settings.database import DatabaseSettings
 from vault_pg.settings.layers import Layer
 from vault_pg.settings.model import Given, Model
+from vault_pg.settings.source import FROM_VAULT
 from vault_pg.settings.tree import DEFAULT_DATABASE, Path, Variable
 from vault_pg.settings.values import Seconds, UserPath
 from vault_pg.settings.vault import VaultSettings

@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field, ValidationInfo, WrapValidator, fiel
 
 from vault_pg.settings.model import Model
 from vault_pg.settings.tree import Variable, method_of, models_in
-from vault_pg.settings.values import Seconds, UserPath, mistake
+from vault_pg.settings.values import Seconds, UserPath, missing, mistake
 from vault_pg.source import CredentialSource
 
 if TYPE_CHECKING:
@@ -90,9 +90,9 @@ class FileSource(SourceModel):
         if info.data["path"] is not None and (user or value is not None):
             raise mistake("or a user name is given besides {other}: give one or the other", other="path")
         if info.data["path"] is None and value is None:
-            raise mistake("is not given, and neither is path: give one of them")
+            raise missing("file of the credential", "path", "password_file")
         if value is not None and not user:
-            raise mistake("is given without username or username_file: give one of them too, or path alone")
+            raise mistake("is given without a user name: {needs}, or give path alone", needs=("username", "username_file"))
         return value
 
 
@@ -104,7 +104,10 @@ class CallableSource(SourceModel):
     """
 
     kind: Annotated[Literal["callable"], KIND_VARIABLE, KIND_FIELD] = "callable"
-    call: Annotated[PasswordCall, Field(description="Function that returns a password, (password, seconds), or a Grant")]
+    call: Annotated[
+        PasswordCall,
+        Field(title="function of the source", description="Function that returns a password, (password, seconds), or a Grant"),
+    ]
     username: Annotated[
         str | None, Field(min_length=1, description="Whose passwords they are; needed unless it returns Grants")
     ] = None
@@ -124,6 +127,10 @@ class CallableSource(SourceModel):
     @property
     def seconds(self) -> float:
         return math.inf if self.ttl is None else self.ttl
+
+
+FROM_VAULT = ("dynamic", "static")
+"""Kinds of sources that need a login to Vault."""
 
 
 def name_of(value: object) -> str:

@@ -12,9 +12,28 @@ from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 from pydantic_core import PydanticCustomError
 
 
-def mistake(problem: str, *, other: str = "") -> PydanticCustomError:
-    """A mistake in one field. `problem` goes on after the field's name; "{other}" in it stands for the field `other` beside it."""
-    return PydanticCustomError("mistake", "mistake", {"problem": problem, "other": other})
+def mistake(problem: str, *, other: str = "", needs: tuple[str, ...] = ()) -> PydanticCustomError:
+    """A mistake in one field. `problem` goes on after the field's name; "{other}" in it stands for the field `other` beside it.
+
+    "{needs}" stands for how to give one of the fields of these names: variables, arguments, keys of the TOML file.
+    """
+    return PydanticCustomError("mistake", "mistake", {"problem": problem, "other": other, "needs": needs})
+
+
+def missing(what: str, *names: str) -> PydanticCustomError:
+    """None of the fields of these names is given, and one of them has to be; `what` is what they stand for."""
+    return PydanticCustomError("missing_all", "missing", {"what": what, "needs": names})
+
+
+def _number(value: Any) -> Any:
+    """True and False are numbers to Python; as a setting they are a mistake."""
+    if isinstance(value, bool):
+        raise PydanticCustomError("int_type", "no number")
+    return value
+
+
+Count = Annotated[int, BeforeValidator(_number)]
+"""A whole number."""
 
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -23,6 +42,8 @@ _DURATION = re.compile(r"(\d+(?:\.\d*)?)(ms|[smhd])")
 
 def _seconds(value: Any) -> Any:
     """Durations as Vault writes them ("30s", "1h30m"), besides plain numbers of seconds."""
+    if isinstance(value, bool):
+        raise PydanticCustomError("float_type", "no number")
     if isinstance(value, str) and re.fullmatch(f"(?:{_DURATION.pattern})+", value.strip()):
         return sum(float(number) * _UNITS[unit] for number, unit in _DURATION.findall(value))
     return value

@@ -96,7 +96,10 @@ class VaultSettings(Model):
     @classmethod
     def _cert_to_log_in_with(cls, value: object, info: ValidationInfo) -> object:
         if value is None and isinstance(info.data.get("auth"), CertAuth):
-            raise mistake("is not given, but the login method is cert: set VAULT_CLIENT_CERT and VAULT_CLIENT_KEY")
+            raise mistake(
+                "is not given, but the login method is cert: {needs}, and its key as client_key (VAULT_CLIENT_KEY)",
+                needs=("client_cert",),
+            )
         return value
 
     @field_validator("client_key")
@@ -105,9 +108,9 @@ class VaultSettings(Model):
         if "client_cert" not in info.data:
             return value  # that mistake is told already
         if value is None and info.data["client_cert"] is not None:
-            raise mistake("is not given, but {other} is: give both, or neither", other="client_cert")
+            raise mistake("is not given, but {other} is: {needs}, or leave both out", other="client_cert", needs=("client_key",))
         if value is not None and info.data["client_cert"] is None:
-            raise mistake("is given without client_cert: give both, or neither")
+            raise mistake("is given without client_cert: {needs}, or leave both out", needs=("client_cert",))
         return value
 
 

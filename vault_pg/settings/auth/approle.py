@@ -54,5 +54,5 @@ class AppRoleAuth(AuthMethod):
     def _something_wrapped(cls, value: bool, info: ValidationInfo) -> bool:
         given = {"secret_id", "secret_id_file"} <= set(info.data)
         if value and given and info.data["secret_id"] is None and info.data["secret_id_file"] is None:
-            raise mistake("is set with no secret id: give secret_id or secret_id_file")
+            raise mistake("is set with no secret id: {needs}", needs=("secret_id", "secret_id_file"))
         return value

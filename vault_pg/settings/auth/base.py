@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field, SecretStr, ValidationInfo
 
 from vault_pg.settings.model import Model
 from vault_pg.settings.tree import Variable
-from vault_pg.settings.values import mistake
+from vault_pg.settings.values import missing, mistake
 
 METHOD_VARIABLE = Variable("VAULT_PG_AUTH")
 METHOD_FIELD = Field(description="How to log in to Vault")
@@ -35,12 +35,12 @@ Password = Annotated[SecretStr, AfterValidator(_password)]
 """Any text; it travels in the body of a request."""
 
 
-def one_of(value: Path | None, info: ValidationInfo, other: str) -> Path | None:
-    """Of a file and what may be given instead of it, exactly one."""
+def one_of(value: Path | None, info: ValidationInfo, other: str, what: str) -> Path | None:
+    """Of a file and what may be given instead of it, exactly one; `what` is what both of them hold."""
     if other not in info.data:
         return value  # that mistake is told already
     if value is not None and info.data[other] is not None:
         raise mistake("is given besides {other}: give only one of them", other=other)
     if value is None and info.data[other] is None:
-        raise mistake(f"is not given, and neither is {other}: give one of them")
+        raise missing(what, other, str(info.field_name))
     return value

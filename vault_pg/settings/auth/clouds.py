@@ -47,7 +47,11 @@ class AwsAuth(AuthMethod):
             return value  # that mistake is told already
         access_key = info.data["access_key"]
         if (value is None) != (access_key is None):
-            raise mistake("and access_key belong together: give both, or neither")
+            raise mistake(
+                "and {other} belong together: {needs}, or leave both out",
+                other="access_key",
+                needs=("access_key" if access_key is None else "secret_key",),
+            )
         if value is None and importlib.util.find_spec("botocore") is None:
             raise mistake("is not given: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or install botocore")
         return value

@@ -51,4 +51,4 @@ class JwtAuth(AuthMethod):
     @field_validator("jwt_file")
     @classmethod
     def _one_jwt(cls, value: Path | None, info: ValidationInfo) -> Path | None:
-        return one_of(value, info, "jwt")
+        return one_of(value, info, "jwt", "JWT")

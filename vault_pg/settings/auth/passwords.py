@@ -30,7 +30,7 @@ class UserpassAuth(AuthMethod):
     @field_validator("password_file")
     @classmethod
     def _one_password(cls, value: Path | None, info: ValidationInfo) -> Path | None:
-        return one_of(value, info, "password")
+        return one_of(value, info, "password", "password of the login")
 
 
 class LdapAuth(AuthMethod):
@@ -47,4 +47,4 @@ class LdapAuth(AuthMethod):
     @field_validator("password_file")
     @classmethod
     def _one_password(cls, value: Path | None, info: ValidationInfo) -> Path | None:
-        return one_of(value, info, "password")
+        return one_of(value, info, "password", "password of the login")
