@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -444,6 +445,37 @@ async def test_check_replaces_what_is_broken(make: MakePool, postgres: EmbeddedP
         assert before[1] in after
 
 
+async def test_check_says_what_it_discards(make: MakePool, postgres: EmbeddedPostgres, caplog: pytest.LogCaptureFixture) -> None:
+    async with ready(make(min_size=2)) as pool:
+        broken, old = await pool.getconn(), await pool.getconn()
+        for conn in (broken, old):
+            await pool.putconn(conn)
+        kill(postgres, await pid(broken))
+        old._expire_at = 0.0
+        with caplog.at_level(logging.INFO, logger="psycopg.pool"):
+            await pool.check()
+            stats = pool.get_stats()
+        said = [(record.levelname, record.getMessage()) for record in caplog.records]
+        assert ("WARNING", f"discarding broken connection: {broken}") in said
+        assert any(level == "INFO" and words.startswith("discarding expired connection") for level, words in said)
+        assert stats["connections_lost"] == 1
+        await eventually(lambda: pool.get_stats()["pool_available"] == 2)
+
+
+async def test_a_check_resets_nothing(make: MakePool) -> None:
+    resets: list[Connection] = []
+
+    async def reset(conn: Connection) -> None:
+        resets.append(conn)
+
+    async with ready(make(min_size=2, reset=reset)) as pool:
+        await pool.check()
+        assert pool.get_stats()["pool_available"] == 2
+        await checked_out(pool)
+        await eventually(lambda: pool.get_stats()["pool_available"] == 2)
+        assert len(resets) == 1
+
+
 async def test_drain_replaces_every_connection(make: MakePool) -> None:
     async with ready(make(min_size=2)) as pool:
         idle, out = await pool.getconn(), await pool.getconn()
@@ -613,12 +645,41 @@ async def test_a_client_that_waits_for_a_return_was_queued_once(make: MakePool) 
         assert (stats["requests_num"], stats["requests_queued"], stats["requests_waiting"]) == (2, 1, 0)
 
 
+async def test_the_log_of_a_checkout_is_psycopg_pools(make: MakePool, caplog: pytest.LogCaptureFixture) -> None:
+    async with ready(make(min_size=1, max_size=2, name="told")) as pool:
+        with caplog.at_level(logging.INFO, logger="psycopg.pool"):
+            await checked_out(pool)
+            async with pool.connection() as conn:
+                await conn.close()
+            await pool.resize(1, 3)
+        assert [record.getMessage() for record in caplog.records if "'told'" in record.getMessage()] == [
+            "connection requested from 'told'",
+            "connection given by 'told'",
+            "returning connection to 'told'",
+            "connection requested from 'told'",
+            "connection given by 'told'",
+            "returning connection to 'told'",
+            "resizing 'told' to min_size=1 max_size=3",
+        ]
+
+
+async def test_the_log_of_an_opening_is_psycopg_pools(make: MakePool, caplog: pytest.LogCaptureFixture) -> None:
+    for cls, size in ((AsyncConnectionPool, 1), (AsyncNullConnectionPool, 0)):
+        with caplog.at_level(logging.INFO, logger="psycopg.pool"):
+            async with make(cls=cls, min_size=size, max_size=1, name="told") as pool:
+                await pool.wait(LONG)
+        said = [record.getMessage() for record in caplog.records]
+        assert said.index("waiting for pool 'told' initialization") < said.index("pool 'told' is ready to use")
+        caplog.clear()
+
+
 # -- a null pool
 
 
 async def test_a_null_pool_opens_a_connection_for_each_client(make: MakePool) -> None:
     async with ready(make(cls=AsyncNullConnectionPool)) as pool:
         assert (pool.min_size, pool.max_size) == (0, 0)
+        assert pool.get_stats()["pool_size"] == 0  # the connection that wait() saw is closed again
         conns = [await pool.getconn(LONG) for _ in range(6)]
         assert len({await pid(conn) for conn in conns}) == 6
         assert pool.get_stats()["pool_size"] == 6
@@ -646,6 +707,20 @@ async def test_a_null_pool_hands_a_connection_on_to_who_waits(make: MakePool) ->
         await pool.putconn(first)
         assert resets == [first]
         assert first.closed
+
+
+async def test_a_null_pool_counts_a_connection_that_its_check_finds_broken_as_lost(make: MakePool) -> None:
+    async def check(conn: Connection) -> None:
+        if not checked:
+            checked.append(conn)
+            await conn.close()
+            raise psycopg.OperationalError("broken")
+
+    checked: list[Connection] = []
+    async with ready(make(cls=AsyncNullConnectionPool, max_size=1, check=check)) as pool:
+        await checked_out(pool)
+        stats = pool.get_stats()
+        assert (stats["connections_lost"], stats.get("returns_bad", 0)) == (1, 0)
 
 
 async def test_a_null_pool_keeps_its_limits(make: MakePool) -> None:

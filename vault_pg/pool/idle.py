@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from psycopg_pool.abc import ACT
 
 from vault_pg.pool.generation import Generation, Place
+from vault_pg.pool.stock import pool_logger
 
 if TYPE_CHECKING:
     from vault_pg.pool.holder import HotSwapPool
@@ -34,6 +35,7 @@ async def idle_checkout(holder: HotSwapPool[ACT], place: Place) -> AsyncIterator
 
 async def _take(holder: HotSwapPool[ACT], place: Place) -> ACT | None:
     """An idle connection that passes the pool's check, if there is one; each is tried once."""
+    pool_logger.info("connection requested from %r", holder.name)
     holder._check_serving()
     for _ in range(sum(generation.available for generation in holder._alive())):
         if (generation := _with_idle(holder)) is None:
@@ -46,6 +48,7 @@ async def _take(holder: HotSwapPool[ACT], place: Place) -> ACT | None:
         conn._pool = holder
         holder._borrowed[conn] = (generation, monotonic(), asyncio.current_task(), place)
         holder._stats[holder._REQUESTS_NUM] += 1
+        pool_logger.info("connection given by %r", holder.name)
         return conn
     return None
 

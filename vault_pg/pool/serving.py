@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import sys
 from collections import Counter, deque
@@ -26,8 +25,7 @@ from vault_pg.pool.farewell import Shadow
 from vault_pg.pool.generation import Borrow, Generation, Place
 from vault_pg.pool.info import count_return
 from vault_pg.pool.queue import WaitingLine
-
-logger = logging.getLogger("vault_pg.pool")
+from vault_pg.pool.stock import pool_logger
 
 NOTHING: deque[Any] = deque(maxlen=0)
 
@@ -138,6 +136,7 @@ class Serving(AsyncConnectionPool[ACT]):
     async def _borrow(self, timeout: float | None, place: Place) -> ACT:
         if timeout is None:
             timeout = self.timeout
+        pool_logger.info("connection requested from %r", self.name)
         self._stats[self._REQUESTS_NUM] += 1
         if self._closed or self._refusal is not None:
             self._check_serving()
@@ -159,6 +158,7 @@ class Serving(AsyncConnectionPool[ACT]):
             raise
         conn._pool = self
         self._borrowed[conn] = (generation, monotonic(), asyncio.current_task(), place)
+        pool_logger.info("connection given by %r", self.name)
         return conn
 
     def _doubt(self, conn: ACT, error: BaseException) -> None:
@@ -244,6 +244,7 @@ class Serving(AsyncConnectionPool[ACT]):
             self._check_pool_putconn(conn)
             raise ValueError(f"can't return connection to pool {self.name!r}, it has been returned already: {conn}")
         generation = borrowed[0]
+        pool_logger.info("returning connection to %r", self.name)
         count_return(conn)
         conn._pool = generation.pool
         if generation.outgoing and generation.retired:

@@ -10,6 +10,7 @@ This module and `generation` reach below psycopg_pool's public face: tests pin w
 from __future__ import annotations
 
 import asyncio
+import logging
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine
@@ -28,6 +29,9 @@ from psycopg_pool.pool_async import AddConnection
 
 from vault_pg.pool.claim import Claim
 from vault_pg.pool.farewell import sever
+
+pool_logger = logging.getLogger("psycopg.pool")
+"""psycopg_pool's own, for what it says too and in its words: a log of its pools reads the same with a holder in front of them."""
 
 T = TypeVar("T")
 IDLE, UNKNOWN = TransactionStatus.IDLE, TransactionStatus.UNKNOWN
@@ -195,7 +199,7 @@ class Stock(ABC, Generic[ACT]):
     def put(self, conn: ACT, *, from_getconn: bool = False) -> asyncio.Task[None] | None:
         """Give a connection and its place back. Where the pool's own `putconn()` would wait, the task to wait for."""
         pool = self.pool
-        if self._put_at_once(conn):
+        if self._simple_return and self._put_at_once(conn):
             self.came_back(conn)
             return None
         conn._pool = pool
@@ -203,7 +207,7 @@ class Stock(ABC, Generic[ACT]):
         putting = (
             pool.putconn(conn)
             if self._own_ways
-            else self._discard(conn)
+            else self._discard(conn, self.pool._CONNECTIONS_LOST if from_getconn else self.pool._RETURNS_BAD)
             if over
             else pool._return_connection(conn, from_getconn=from_getconn)
         )
@@ -214,8 +218,7 @@ class Stock(ABC, Generic[ACT]):
     def _put_at_once(self, conn: ACT) -> bool:
         pool = self.pool
         if (
-            not self._simple_return
-            or pool._closed
+            pool._closed
             or conn.pgconn.transaction_status != IDLE
             or conn._created_at <= pool._drained_at
             or conn._expire_at <= monotonic()
@@ -236,11 +239,11 @@ class Stock(ABC, Generic[ACT]):
             pool._pool_full_event.set()
         return True
 
-    async def _discard(self, conn: ACT) -> None:
-        """Close a connection that the pool does not want back."""
+    async def _discard(self, conn: ACT, counter: str) -> None:
+        """Close a connection that the pool does not want back; one that is broken counts as `counter` says."""
         pool = self.pool
         if self.queues_itself:
-            pool._stats[pool._RETURNS_BAD] += conn.pgconn.transaction_status == UNKNOWN
+            pool._stats[counter] += conn.pgconn.transaction_status == UNKNOWN
             pool._nconns -= 1
             self.offer_room()
         await pool._close_connection(conn)
@@ -250,10 +253,10 @@ class Stock(ABC, Generic[ACT]):
             conn.pgconn.finish()
         self.came_back(conn)
 
-    def _put_aside(self, conn: ACT) -> None:
+    def _put_aside(self, conn: ACT) -> asyncio.Task[None] | None:
         """Put a connection back, and keep its place, which is the caller's to give back or to use again."""
         self.in_use += 1
-        self.put(conn, from_getconn=True)
+        return self.put(conn, from_getconn=True)
 
     # -- all of it
 
@@ -261,18 +264,18 @@ class Stock(ABC, Generic[ACT]):
         """Return once the pool has `min_size` idle connections, or can open one if it keeps none. Raises PoolTimeout and PoolClosed."""
         pool = self.pool
         pool._check_open_getconn()
-        incomplete = PoolTimeout(f"pool initialization incomplete after {timeout} sec")
-        if self.queues_itself:
-            try:
+        if not self.queues_itself and len(pool._pool) >= pool._min_size:
+            return
+        pool_logger.info("waiting for pool %r initialization", pool.name)
+        try:
+            if self.queues_itself:
                 await self._show(monotonic() + timeout)
-            except PoolTimeout:
-                raise incomplete from None
-        elif len(pool._pool) < pool._min_size:
-            try:
+            else:
                 async with asyncio.timeout(timeout):
                     await self._filled()
-            except TimeoutError:
-                raise incomplete from None
+        except (PoolTimeout, TimeoutError):
+            raise PoolTimeout(f"pool initialization incomplete after {timeout} sec") from None
+        pool_logger.info("pool %r is ready to use", pool.name)
 
     async def _filled(self) -> None:
         """All who wait share one event: psycopg_pool makes one for each wait, and one that was cancelled is in the way of the next."""
@@ -292,8 +295,8 @@ class Stock(ABC, Generic[ACT]):
         if self._has_room:
             pool._nconns += 1
             pool.run_task(AddConnection(pool))
-        if (conn := await self._wait(deadline)) is not None:
-            self._put_aside(conn)
+        if (conn := await self._wait(deadline)) is not None and (closing := self._put_aside(conn)) is not None:
+            await asyncio.shield(closing)
 
     async def check(self) -> None:
         """Verify the idle connections one after the other, and replace those that are broken or too old."""
@@ -306,14 +309,24 @@ class Stock(ABC, Generic[ACT]):
             pool._pool.remove(conn)
             self.in_use += 1
             try:
-                if conn._expire_at > monotonic():
-                    await pool.check_connection(conn)
-            except BaseException as error:
-                conn.pgconn.finish()
-                if not isinstance(error, Exception):
-                    raise
+                await self._verify(conn)
             finally:
-                self.put(conn, from_getconn=True)
+                # Not through the reset hook, which is for what clients return.
+                if self._put_at_once(conn):
+                    self.came_back(conn)
+                elif (putting := self.put(conn, from_getconn=True)) is not None:
+                    await asyncio.shield(putting)
+
+    async def _verify(self, conn: ACT) -> None:
+        if conn._expire_at <= monotonic():
+            return  # it is discarded when it is put back
+        try:
+            await self.pool.check_connection(conn)
+        except BaseException as error:
+            conn.pgconn.finish()
+            pool_logger.warning("discarding broken connection: %s", conn)
+            if not isinstance(error, Exception):
+                raise
 
     async def renew(self) -> None:
         """Replace every connection: those that are out when they come back."""

@@ -20,6 +20,7 @@ from vault_pg.pool.drain import Replacement, drain
 from vault_pg.pool.generation import RETIRE_GRACE, Borrow, Drained, Generation
 from vault_pg.pool.handover import Handover
 from vault_pg.pool.serving import CheckoutRefused, Serving, class_of
+from vault_pg.pool.stock import pool_logger
 
 logger = logging.getLogger("vault_pg.pool")
 
@@ -307,6 +308,7 @@ class Succession(Serving[ACT]):
     async def resize(self, min_size: int, max_size: int | None = None) -> None:
         """Change the size of the pool; replacing pools keep their own."""
         self._min_size, self._max_size = self._check_size(min_size, max_size)
+        pool_logger.info("resizing %r to min_size=%s max_size=%s", self.name, self._min_size, self._max_size)
         self._current.resize(self._min_size, self._max_size, at_once=not self._outgoing and not self._replacing.locked())
         if not self._replacing.locked():
             self._make_room()
