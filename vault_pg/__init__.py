@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         SettingsError,
         SourceError,
         TokenInvalid,
+        TooSlow,
         VaultError,
         VaultPgError,
         VaultRefused,
@@ -104,7 +105,8 @@ if TYPE_CHECKING:
 _ERRORS = (
     "BackendUnavailable", "CommitOutcomeUnknown", "CredentialRejected", "DatabaseError", "DatabaseNotFound", "DatabaseUnavailable",
     "LoginFailed", "MountNotFound", "NoCredential", "NotRenewable", "NotRunning", "PermissionDenied", "ProofFailed", "RoleNotFound",
-    "SettingsError", "SourceError", "TokenInvalid", "VaultError", "VaultPgError", "VaultRefused", "VaultSealed", "VaultUnavailable",
+    "SettingsError", "SourceError", "TokenInvalid", "TooSlow", "VaultError", "VaultPgError", "VaultRefused", "VaultSealed",
+    "VaultUnavailable",
 )  # fmt: skip
 _EVENTS = (
     "CredentialExpired", "DatabaseRecovered", "DrainOverdue", "Event", "GenerationClosed", "GenerationRetired", "LeaseIssued",
@@ -217,6 +219,7 @@ __all__ = [
     "TokenRenewed",
     "TokenRevocationFailed",
     "TokenRevoked",
+    "TooSlow",
     "UserpassAuth",
     "VaultError",
     "VaultPgError",

@@ -5,6 +5,7 @@
     ├── NotRunning               `get_pool()` with no manager running
     ├── NoCredential             no credential that works: checkouts are refused until there is one
     ├── SourceError              a file or a function that the credential comes from gives none now (transient)
+    ├── TooSlow                  a new credential has ended before it could serve (transient)
     ├── CommitOutcomeUnknown     the connection was lost between COMMIT and its answer
     ├── EndpointError            the status socket can't be served or its directory can't be trusted
     ├── VaultError
@@ -54,6 +55,12 @@ class NotRunning(VaultPgError):
 
 class NoCredential(VaultPgError):
     """There is no credential that works; the message says for which role, since when and why."""
+
+
+class TooSlow(VaultPgError):
+    """A new credential has ended before it could serve: Vault, PostgreSQL or this machine takes longer than its lease lives."""
+
+    transient = True
 
 
 class SourceError(VaultPgError):

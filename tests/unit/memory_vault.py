@@ -16,7 +16,7 @@ from hvac.adapters import RawAdapter
 from pydantic import SecretStr
 
 from vault_pg.clock import Clock
-from vault_pg.vault.answers import Question, refusal
+from vault_pg.vault.answers import Question, late, refusal
 
 T = TypeVar("T")
 ADDRESS = "https://vault.test:8200"
@@ -55,6 +55,8 @@ class MemoryVault:
         self.token_ttl = 20
         self.token_left: float | None = None
         self.renewable = True
+        self.latency = 0.0
+        """Seconds that an answer is on its way. A request that has less than that is not served."""
         self.paths: dict[str, Answer] = {
             "auth/approle/login": lambda _: self.log_in(),
             "auth/token/renew-self": lambda body: auth("", body.get("increment", self.token_ttl), renewable=True),
@@ -129,11 +131,21 @@ class MemoryCalls:
     ) -> T:
         assert timeout > 0
         assert undo is None or callable(undo)
-        await asyncio.sleep(0)
+        latency = self._vault.latency
+        if latency > timeout:
+            await asyncio.sleep(timeout)
+            raise late(Question(ADDRESS, "", "what it was asked"), timeout)
         client = hvac.Client(url=ADDRESS, token="", adapter=partial(_Adapter, self._vault))
         client.token = token.get_secret_value() if token is not None else ""
         try:
-            return work(client)
+            result = work(client)
+            try:
+                await asyncio.sleep(latency)
+            except asyncio.CancelledError:
+                if undo is not None:
+                    undo(client, result)
+                raise
+            return result
         finally:
             client.adapter.close()
 

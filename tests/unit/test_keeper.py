@@ -16,6 +16,7 @@ from pydantic import SecretStr
 from tests.unit.memory_postgres import MemoryPostgres
 from tests.unit.memory_vault import DENIED, DOWN, MemoryCalls, MemoryVault, Refusal, Reply
 from vault_pg import errors
+from vault_pg.clock import Clock
 from vault_pg.events import (
     CredentialExpired,
     DatabaseRecovered,
@@ -110,12 +111,19 @@ class World:
 
 @asynccontextmanager
 async def world(
-    *, ttl: float = 10, max_ttl: float = 25, token_ttl: int = 86_400, seed: int = 1, **options: Any
+    *,
+    ttl: float = 10,
+    max_ttl: float = 25,
+    token_ttl: int = 86_400,
+    seed: int = 1,
+    clock: Clock | None = None,
+    vaults_clock: Clock | None = None,
+    **options: Any,
 ) -> AsyncIterator[World]:
-    loop = asyncio.get_running_loop()
+    clock = clock or asyncio.get_running_loop().time
     draw = random.Random(seed).random  # noqa: S311 - a seed for a test
     events: list[Event] = []
-    vault = MemoryVault(loop.time)
+    vault = MemoryVault(vaults_clock or clock)
     vault.token_ttl = token_ttl
     leases = Leases(vault, ttl, max_ttl)
     postgres = MemoryPostgres()
@@ -123,12 +131,12 @@ async def world(
     session = VaultSession(
         VaultSettings(address="https://vault.test:8200", auth=auth),
         emit=events.append,
-        clock=loop.time,
+        clock=clock,
         draw=draw,
         calls=MemoryCalls(vault),
     )
     settings = DatabaseSettings(role="app", min_size=1, max_size=2, connection_class=postgres.connection_class, **options)
-    tenure = Tenure("default", settings, session, emit=events.append, clock=loop.time, draw=draw, vault_timeout=10)
+    tenure = Tenure("default", settings, session, emit=events.append, clock=clock, draw=draw, vault_timeout=10)
 
     async def forget() -> None:
         needed = {lease.token_serial for lease in keeper.ledger.live}

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
 from psycopg import AsyncConnection
 
-from vault_pg.clock import wall
+from vault_pg.clock import Instant, wall
 from vault_pg.errors import NotRunning, VaultPgError
 from vault_pg.events import CredentialExpired, TaskDied
 from vault_pg.lease import NO_TOKEN
@@ -46,6 +47,8 @@ class Keeper:
         self.holder: HotSwapPool[AsyncConnection[Any]] | None = None
         self._ended = ended
         self._alarm: asyncio.TimerHandle | None = None
+        self._until: Instant = math.inf
+        """When the alarm is due, on the lease clock: timers come late after a suspend, or in a loop that was blocked."""
         self._deaf: Callable[[], None] | None = None
 
     async def start(self, timeout: float) -> None:
@@ -76,13 +79,14 @@ class Keeper:
             listener=tenure.emit,
             managed=True,
             doubt=self.suspicion.raise_,
+            expired=self._expired,
         )
         self._watch(pool)
         self.rotation = Rotation(
             tenure, self.ledger, self.renewal, self.holder, pool, given_up=self._expire, ended=self._ended, watch=self._watch
         )
         tenure.adopt(lease)
-        tenure.on_lost = self._lost
+        tenure.on_adopted, tenure.on_lost = self._arm, self._lost
         if tenure.session is not None:
             self._deaf = tenure.session.add_token_listener(self._token_changed)
         self._arm()
@@ -101,6 +105,7 @@ class Keeper:
     async def _run(self, rotation: Rotation) -> None:
         self._arm()
         while True:
+            self._expired()
             if self.suspicion.pending and self.suspicion.due_in <= MOMENT:
                 await self.suspicion.investigate()
             step = self.tenure.next_step()
@@ -145,6 +150,7 @@ class Keeper:
         """The clocks have parted, so timers may be late and the lease may have ended: ask Vault, assume nothing."""
         self._arm()
         self.suspicion.raise_()
+        self.tenure.wake()
 
     def _watch(self, pool: LeasedPool[AsyncConnection[Any]]) -> None:
         """A login that PostgreSQL refuses makes the credential that serves doubtful."""
@@ -175,30 +181,33 @@ class Keeper:
 
     def _lost(self) -> None:
         """A rotation is under way at once; if it is not done soon, checkouts are told instead of getting a dead credential."""
-        if self._alarm is not None:
-            self._alarm.cancel()
-        self._alarm = asyncio.get_running_loop().call_later(LOST_GRACE, self._still_lost)
+        self._set_alarm(min(self._until, self.tenure.clock() + LOST_GRACE))
         self.tenure.wake()
-
-    def _still_lost(self) -> None:
-        if self.tenure.lost is not None:
-            self._expire(self.tenure.lost)
 
     def _arm(self) -> None:
         """Set the alarm for the horizon as it stands now."""
-        if self.tenure.lost is not None:
-            return  # the alarm is set for that
+        self._set_alarm(self.tenure.horizon if self.tenure.lost is None else self._until)
+
+    def _set_alarm(self, until: Instant) -> None:
         if self._alarm is not None:
             self._alarm.cancel()
-        left = self.tenure.left
-        self._alarm = asyncio.get_running_loop().call_later(left, self._ring) if left < float("inf") else None
+        self._until = until
+        left = max(0.0, until - self.tenure.clock())
+        self._alarm = asyncio.get_running_loop().call_later(left, self._ring) if left < math.inf else None
 
     def _ring(self) -> None:
         tenure = self.tenure
-        if tenure.left > MOMENT:
-            self._arm()  # a renewal of lease or token has moved it meanwhile
+        if self._until - tenure.clock() > MOMENT:
+            self._arm()  # the loop's clock runs faster
         else:
             self._expire(tenure.lost or tenure.last_error or "its lease ended before it could be renewed or rotated")
+
+    def _expired(self) -> bool:
+        """Asked at each checkout, so that none is served a dead credential where the alarm is late."""
+        if self.tenure.clock() < self._until:
+            return False
+        self._ring()
+        return self.tenure.refused_since is not None
 
     def _token_changed(self) -> None:
         token = self.tenure.token

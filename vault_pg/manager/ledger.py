@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vault_pg.errors import SourceError, TokenInvalid, VaultPgError, VaultUnavailable
+from vault_pg.errors import SourceError, TokenInvalid, TooSlow, VaultPgError, VaultUnavailable
 from vault_pg.events import LeaseIssued, LeaseRevoked, RevocationFailed
 from vault_pg.lease import NO_TOKEN, Grant, Lease
 from vault_pg.manager.tenure import Tenure, seconds
@@ -59,6 +59,9 @@ class Ledger:
         lease = Lease.of(grant, asked_at, mount=tenure.mount, role=tenure.role).after(before)
         if lease.id:
             self._live[lease.id] = lease
+        if lease.end <= tenure.clock():
+            self.orphan(lease)
+        self.check_alive(lease, "the answer came")
         if before is None or before.credential.username != lease.credential.username:
             tenure.tell(LeaseIssued, lease, ttl_seconds=seconds(lease.ttl), renewable=lease.renewable)
         return lease
@@ -67,6 +70,19 @@ class Ledger:
     def token_serials(self) -> set[int]:
         """The tokens that leases still depend on."""
         return {lease.token_serial for lease in (*self.live, *self._orphans.values())} - {NO_TOKEN.serial}
+
+    def known(self, lease: Lease) -> Lease:
+        """The same lease as last renewed."""
+        return self._live.get(lease.id, lease)
+
+    def check_alive(self, lease: Lease, when: str) -> None:
+        """Raise TooSlow where it has ended, by our count, before `when`."""
+        lease, now = self.known(lease), self._tenure.clock()
+        if not lease.outlived and lease.end <= now:
+            raise TooSlow(
+                f"the new credential of {self._tenure.whose} lives for {lease.ttl:g} s, and {when} only {now - lease.granted_at:.1f} s "
+                "after it was asked for: give it a longer TTL, or Vault and PostgreSQL less to do"
+            )
 
     def renewed(self, lease: Lease) -> None:
         self._live[lease.id] = lease

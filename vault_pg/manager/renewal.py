@@ -11,6 +11,7 @@ from vault_pg import schedule
 from vault_pg.errors import LeaseLost as LeaseIsLost
 from vault_pg.errors import TokenInvalid, VaultPgError
 from vault_pg.events import LeaseLost, LeaseRenewed, RenewalFailed
+from vault_pg.lease import Lease
 from vault_pg.manager.ledger import Ledger
 from vault_pg.manager.tenure import Tenure, failure, transient
 
@@ -69,18 +70,44 @@ class Renewal:
         tenure, before = self._tenure, self._tenure.lease
         if before is None or tenure.lost is not None:
             return
-        left = before.end - tenure.clock()
-        asked_at = tenure.clock()
+        lease = await self._extended(before, tenure.left)
+        if tenure.lease is before:  # else it was replaced while it was being renewed
+            tenure.adopt(lease)
+            self._tell_renewed(lease, before)
+
+    async def _extended(self, before: Lease, left: float) -> Lease:
+        """The lease as renewed; `left` seconds are left for that."""
+        tenure, asked_at = self._tenure, self._tenure.clock()
         asked = float(math.ceil(schedule.increment(before, asked_at, tenure.limits.increment)))
-        timeout = schedule.call_timeout(tenure.left, most=tenure.vault_timeout)
+        timeout = schedule.call_timeout(left, most=tenure.vault_timeout)
         async with tenure.asking(timeout):
             grant = await tenure.source.renew(before, asked, timeout=timeout)
         lease = before.renewed(granted_at=asked_at, ttl=grant.ttl, asked=asked, renewable=grant.renewable)
         self._ledger.renewed(lease)
-        if tenure.lease is not before:
-            return  # replaced while it was being renewed
-        tenure.adopt(lease)
-        tenure.tell(LeaseRenewed, lease, remaining_seconds=round(left, 3), ttl_seconds=lease.ttl, capped=lease.capped)
+        return lease
+
+    def _tell_renewed(self, lease: Lease, before: Lease) -> None:
+        left = before.end - lease.granted_at
+        self._tenure.tell(LeaseRenewed, lease, remaining_seconds=round(left, 3), ttl_seconds=lease.ttl, capped=lease.capped)
+
+    async def keep_new(self, lease: Lease) -> None:
+        """Beside the building of its pool: a lease that does not serve yet would else be dead by then, where building is slow."""
+        tenure, failures = self._tenure, 0
+        draw = tenure.draw()
+        while lease.renewable and not lease.capped and lease.ttl < math.inf:
+            due = schedule.renew_point(lease.granted_at, lease.ttl, draw, first=not lease.renewals) - tenure.clock()
+            await asyncio.sleep(
+                max(due, schedule.backoff(failures, draw, left=lease.end - tenure.clock()) if failures else PAUSE)
+            )
+            try:
+                before, lease = lease, await self._extended(lease, lease.end - tenure.clock())
+            except VaultPgError as error:
+                failures += 1
+                if not self.may_pass(error):
+                    return
+            else:
+                failures = 0
+                self._tell_renewed(lease, before)
 
     async def keep_alive(self) -> None:
         """Beside a rotation, for as long as that takes: renew the lease when its time has come, for it is all that serves."""

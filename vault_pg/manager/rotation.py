@@ -98,6 +98,16 @@ class Rotation:
         if tenure.keeps_role(lease.credential):
             await self._exchange(lease, why)
             return
+        keeping = asyncio.create_task(self._renewal.keep_new(lease), name=f"vault-pg-keep-new-{tenure.name}")
+        try:
+            await self._succeed(lease, why, start)
+        finally:
+            keeping.cancel()
+            await asyncio.wait([keeping])
+
+    async def _succeed(self, lease: Lease, why: str, start: Instant) -> None:
+        """Build the pool of a new lease, prove it, and let it replace the one that serves."""
+        tenure, holder = self._tenure, self._holder
         pool: LeasedPool[AsyncConnection[Any]] | None = None
         try:
             # A program may have resized its pool: the next one has that size too.
@@ -115,10 +125,10 @@ class Rotation:
                 # In the moment of the swap, so that nothing that befalls the old lease from now on is taken for the new one's.
                 self._pool = proven
                 self._watch(proven)
-                self._replaced(lease, why, start)
+                self._replaced(self._ledger.known(lease), why, start)
 
             proven = pool
-            await self._replace(pool, swapped)
+            await self._replace(pool, lease, swapped)
         except BaseException as error:
             if pool is None or not holder.serves(pool):  # else it was cancelled while the old pool was handing over: all is done
                 self._ledger.orphan(lease)
@@ -147,8 +157,12 @@ class Rotation:
         if news:
             tenure.tell(PasswordExchanged, lease, ttl_seconds=seconds(lease.ttl), why=why)
 
-    async def _replace(self, pool: LeasedPool[AsyncConnection[Any]], swapped: Callable[[], object]) -> None:
+    async def _replace(self, pool: LeasedPool[AsyncConnection[Any]], lease: Lease, swapped: Callable[[], object]) -> None:
         tenure = self._tenure
+
+        async def in_time(_: object) -> None:
+            self._ledger.check_alive(lease, "its pool was ready")
+
         left = tenure.left if tenure.lost is None else min(tenure.left, LOST_DRAIN)
         try:
             await self._holder.replace(
@@ -156,6 +170,7 @@ class Rotation:
                 timeout=tenure.settings.build_timeout,
                 drain_timeout=tenure.settings.drain_timeout,
                 deadline=asyncio.get_running_loop().time() + schedule.drain_timeout(left, most=float("inf")),
+                prove=in_time,
                 swapped=swapped,
             )
         except psycopg.Error as error:
@@ -164,8 +179,8 @@ class Rotation:
     def _replaced(self, lease: Lease, why: str, start: Instant) -> None:
         tenure = self._tenure
         before, down, now = tenure.lease, tenure.refused_since, tenure.clock()
-        tenure.adopt(lease)
         tenure.refused_since = None
+        tenure.adopt(lease)
         self.count += 1
         tenure.tell(
             LeaseRotated,

@@ -35,7 +35,8 @@ class HotSwapPool(Succession[ACT]):
     It does what psycopg_pool's documentation says of a pool, and keeps doing it across replacements: a checkout that waits goes on
     waiting in the same line, one that holds a connection keeps it until it returns it, and none fails for the swap.
 
-    `doubt` is called when a query fails in a way that makes the credential doubtful.
+    `doubt` is called when a query fails in a way that makes the credential doubtful. `expired` is asked at each checkout: True where the
+    credential has ended, and `refuse()` has been called for it; a timer may come late, after a suspend or in a loop that was blocked.
     `managed` means that somebody else ends it, by `finish()`: then `close()` and leaving `async with` do nothing but say so.
     `overlap` is how many server connections the process may hold beyond `max_size` while two pools are alive (default `min_size`, at
     least 1). `drain_timeout` is how many seconds the borrowers of a replaced pool may keep their connections.

@@ -55,6 +55,7 @@ class Serving(AsyncConnectionPool[ACT]):
         listener: Listener | None = None,
         managed: bool = False,
         doubt: Callable[[], object] | None = None,
+        expired: Callable[[], bool] | None = None,
     ) -> None:
         if max_waiting is None:
             max_waiting = pool.max_waiting
@@ -85,6 +86,7 @@ class Serving(AsyncConnectionPool[ACT]):
         self._listener = listener
         self._managed = managed
         self._doubted = doubt
+        self._expired = expired
         self._ending: asyncio.Task[None] | None = None
         self._outgoing: list[Generation[ACT]] = []
         self._borrowed: dict[ACT, tuple[Generation[ACT], float, asyncio.Task[object] | None, Place]] = {}
@@ -158,8 +160,16 @@ class Serving(AsyncConnectionPool[ACT]):
             raise
         conn._pool = self
         self._borrowed[conn] = (generation, monotonic(), asyncio.current_task(), place)
+        if self._expired is not None and self._expired():
+            return await self._turn_back(conn, deadline, place)
         pool_logger.info("connection given by %r", self.name)
         return conn
+
+    async def _turn_back(self, conn: ACT, deadline: float, place: Place) -> ACT:
+        """Its credential has ended, and no timer has said so before it was taken."""
+        await self.putconn(conn)
+        self._check_serving()
+        return await self._borrow(max(0.0, deadline - monotonic()), place)  # replaced meanwhile
 
     def _doubt(self, conn: ACT, error: BaseException) -> None:
         """A query failed: perhaps as it does when the credential is dead, or the connection is lost and others may be with it."""
@@ -223,6 +233,8 @@ class Serving(AsyncConnectionPool[ACT]):
         if self._parent is not None:
             raise NotRunning(fork.sentence(f"the pool {self.name!r}", self._parent))
         self._check_open_getconn()
+        if self._expired is not None:
+            self._expired()
         if self._refusal is not None:
             raise CheckoutRefused(self._refusal)
 
