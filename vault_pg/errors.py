@@ -39,6 +39,8 @@ class VaultPgError(Exception):
 
     transient: ClassVar[bool] = False
     """True where the same call may work later with nothing changed by the user."""
+    in_doubt: bool = False
+    """What was asked may have been done all the same: the request went out, and no answer came back that says so."""
 
 
 class SettingsError(VaultPgError):
@@ -67,6 +69,7 @@ class SourceError(VaultPgError):
     """A source other than Vault gives no credential now. Sources of yours raise it to have their own words in the log."""
 
     transient = True
+    in_doubt = True
 
 
 class CommitOutcomeUnknown(VaultPgError):
@@ -89,10 +92,11 @@ class VaultUnavailable(VaultError):
 
     transient = True
 
-    def __init__(self, message: str, *, retry_after: float | None = None, hopeless: bool = False) -> None:
+    def __init__(self, message: str, *, retry_after: float | None = None, hopeless: bool = False, in_doubt: bool = False) -> None:
         super().__init__(message)
         self.retry_after = retry_after
         self.hopeless = hopeless
+        self.in_doubt = in_doubt
 
 
 class VaultSealed(VaultUnavailable):

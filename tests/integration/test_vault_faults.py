@@ -206,6 +206,43 @@ def test_what_is_no_vault_is_hopeless_and_a_vault_in_trouble_is_not(talk: Talk, 
     assert error.hopeless is hopeless
 
 
+@pytest.mark.parametrize(
+    ("talk", "in_doubt"),
+    [
+        (reset, True),
+        (say(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{"), True),
+        (say(b"HTTP/1.1 200 OK\r\nServer: crashed in the mid"), True),
+        (answer("502 Bad Gateway", b"<html>nginx</html>"), True),
+        (answer("500 Internal Server Error", b'{"errors": ["internal error"]}'), False),
+        (answer("503 Service Unavailable", b'{"errors": ["Vault is sealed"]}'), False),
+        (answer("429 Too Many Requests", b'{"errors": []}'), False),
+        (answer("307 Temporary Redirect", b"", "Location: /v1/auth/token/lookup-self"), False),
+        (answer("200 OK", b"<html>Please log in</html>"), False),
+    ],
+    ids=[
+        "reset",
+        "cut in the body",
+        "cut in the headers",
+        "a gateway",
+        "an error",
+        "sealed",
+        "a quota",
+        "in circles",
+        "a web page",
+    ],
+)
+def test_it_is_known_whether_vault_may_have_done_what_it_was_asked(talk: Talk, in_doubt: bool) -> None:
+    with listening(talk) as address:
+        assert failure(address).in_doubt is in_doubt
+
+
+def test_what_never_reached_vault_was_not_done() -> None:
+    assert not failure(f"http://127.0.0.1:{unused_port()}").in_doubt
+    with listening(swallow) as address:
+        assert not failure(address, within=-1).in_doubt
+        assert failure(address, within=0.5).in_doubt
+
+
 def test_a_page_that_repeats_the_request_is_not_quoted() -> None:
     echo = f'{{"errors": ["you sent X-Vault-Token: {TOKEN}"]}}'.encode()
     with listening(answer("400 Bad Request", echo)) as address:

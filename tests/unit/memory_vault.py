@@ -16,6 +16,7 @@ from hvac.adapters import RawAdapter
 from pydantic import SecretStr
 
 from vault_pg.clock import Clock
+from vault_pg.errors import VaultUnavailable
 from vault_pg.vault.answers import Question, late, refusal
 
 T = TypeVar("T")
@@ -52,6 +53,8 @@ class MemoryVault:
         self.asked: list[Asked] = []
         self.dead: set[str] = set()
         self.logins = 0
+        self.unheard: set[str] = set()
+        """Paths whose requests are served, and the answers lost on the way."""
         self.token_ttl = 20
         self.token_left: float | None = None
         self.renewable = True
@@ -83,6 +86,8 @@ class MemoryVault:
         if isinstance(reply, Refusal):
             headers = {"Retry-After": reply.retry_after}
             raise refusal(Question(ADDRESS, method, path), reply.status, tuple(filter(None, [reply.error])), headers)
+        if path in self.unheard:
+            raise VaultUnavailable(f"Vault broke off the connection before it had answered {path}", in_doubt=True)
         return reply
 
     def times(self, path: str) -> list[float]:

@@ -328,3 +328,34 @@ async def test_many_calls_at_once_use_the_token_of_their_time() -> None:
     await world.session.open()
     leases = await asyncio.gather(*(world.session.issue("database", "app", timeout=5) for _ in range(5)))
     assert {lease.token_serial for lease in leases} == {1}
+
+
+async def test_a_look_up_that_comes_late_takes_back_no_renewal_of_the_token() -> None:
+    """Asked before the renewal and answered after it, it tells of an end that has moved since."""
+    world = World()
+    await world.session.open()
+    stale = {"data": {"ttl": 5, "creation_ttl": 20, "expire_time": "later", "renewable": True}}
+    world.clock.now += 10
+    loop = asyncio.get_running_loop()
+    arrived: asyncio.Future[None] = loop.create_future()
+    looked: asyncio.Future[None] = loop.create_future()
+    call = world.calls.call
+
+    async def slow(work: Any, **options: Any) -> Any:
+        result = await call(work, **options)
+        if world.vault.asked[-1].path == LOOK:
+            arrived.set_result(None)
+            await looked
+        return result
+
+    world.calls.call = slow  # type: ignore[method-assign]  # the answer is held back
+    world.vault.paths[LOOK] = stale
+    asked = asyncio.create_task(world.session.check_token())
+    await arrived
+    world.clock.now += 1
+    await world.session.renew_token()
+    renewed = world.session.token
+    looked.set_result(None)
+    assert await asked
+    assert world.session.token == renewed
+    assert renewed.end == 1011 + 20

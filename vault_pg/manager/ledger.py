@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from vault_pg.clock import Instant
 from vault_pg.errors import SourceError, TokenInvalid, TooSlow, VaultPgError, VaultUnavailable
 from vault_pg.events import LeaseIssued, LeaseRevoked, RevocationFailed
 from vault_pg.lease import NO_TOKEN, Grant, Lease
@@ -14,22 +19,32 @@ MOST_LIVE = 3
 BURST, REFILL = 3, 1.0
 """New leases may be asked for in a burst of three, then one a second: a token bucket against minting in a hot loop."""
 
+SLOWEST = 90.0
+"""Seconds after which Vault has done what it will ever do of a request whose answer was lost: its own default for the longest one."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    lease: Lease
+    until: Instant
+    """By then its source has ended it. Its horizon may be long over: a renewal whose answer was lost may have been granted."""
+
 
 class Ledger:
     """Issues and revokes, and knows what is alive."""
 
     def __init__(self, tenure: Tenure) -> None:
         self._tenure = tenure
-        self._live: dict[str, Lease] = {}
+        self._held: dict[str, _Held] = {}
         self._orphans: dict[str, Lease] = {}
         self._bucket, self._filled_at = float(BURST), tenure.clock()
 
     @property
     def live(self) -> list[Lease]:
-        """Every lease that its source may still hold; those that were lost or have ended are not."""
+        """Every lease that its source may still hold; those that were lost or must have ended are not."""
         now = self._tenure.clock()
-        self._live = {key: lease for key, lease in self._live.items() if lease.end > now}
-        return list(self._live.values())
+        self._held = {key: held for key, held in self._held.items() if held.until > now}
+        return [held.lease for held in self._held.values()]
 
     def bucket_wait(self) -> float:
         """Seconds until another lease may be asked for; no more than a quarter of what is left before the horizon."""
@@ -58,7 +73,7 @@ class Ledger:
                 raise SourceError(f"the source of {tenure.whose} gave a {type(grant).__name__}: issue() has to return a Grant")
         lease = Lease.of(grant, asked_at, mount=tenure.mount, role=tenure.role).after(before)
         if lease.id:
-            self._live[lease.id] = lease
+            self._held[lease.id] = _Held(lease, tenure.clock() + lease.ttl)
         if lease.end <= tenure.clock():
             self.orphan(lease)
         self.check_alive(lease, "the answer came")
@@ -73,7 +88,8 @@ class Ledger:
 
     def known(self, lease: Lease) -> Lease:
         """The same lease as last renewed."""
-        return self._live.get(lease.id, lease)
+        held = self._held.get(lease.id)
+        return lease if held is None else held.lease
 
     def check_alive(self, lease: Lease, when: str) -> None:
         """Raise TooSlow where it has ended, by our count, before `when`."""
@@ -84,17 +100,34 @@ class Ledger:
                 "after it was asked for: give it a longer TTL, or Vault and PostgreSQL less to do"
             )
 
+    @contextmanager
+    def renewing(self, lease: Lease, increment: float) -> Iterator[None]:
+        """Around a renewal: where its answer is lost, the lease may end as late as `increment` seconds after Vault got the request."""
+        held = self._held.get(lease.id)
+        if held is None:
+            yield  # lost, or revoked, or without an id
+            return
+        doubtful = max(held.until, self._tenure.clock() + increment + SLOWEST)
+        self._held[lease.id] = _Held(lease, doubtful)
+        try:
+            yield
+        except VaultPgError as error:
+            if not error.in_doubt and lease.id in self._held:
+                self._held[lease.id] = held
+            raise
+
     def renewed(self, lease: Lease) -> None:
-        self._live[lease.id] = lease
+        if lease.id in self._held:  # else it was lost or revoked meanwhile
+            self._held[lease.id] = _Held(lease, self._tenure.clock() + lease.ttl)
 
     def lost(self, lease: Lease) -> None:
         """Vault does not know it any more: nothing to revoke."""
-        self._live.pop(lease.id, None)
+        self._held.pop(lease.id, None)
         self._orphans.pop(lease.id, None)
 
     def orphan(self, lease: Lease) -> None:
         """Nobody uses it any more; it is revoked at the next opportunity."""
-        if lease.id in self._live:
+        if lease.id in self._held:
             self._orphans[lease.id] = lease
 
     async def revoke_orphans(self) -> None:

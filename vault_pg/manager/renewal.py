@@ -80,8 +80,9 @@ class Renewal:
         tenure, asked_at = self._tenure, self._tenure.clock()
         asked = float(math.ceil(schedule.increment(before, asked_at, tenure.limits.increment)))
         timeout = schedule.call_timeout(left, most=tenure.vault_timeout)
-        async with tenure.asking(timeout):
-            grant = await tenure.source.renew(before, asked, timeout=timeout)
+        with self._ledger.renewing(before, asked):
+            async with tenure.asking(timeout):
+                grant = await tenure.source.renew(before, asked, timeout=timeout)
         lease = before.renewed(granted_at=asked_at, ttl=grant.ttl, asked=asked, renewable=grant.renewable)
         self._ledger.renewed(lease)
         return lease

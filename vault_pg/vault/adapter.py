@@ -85,7 +85,7 @@ class VaultAdapter(RawAdapter):  # type: ignore[misc]  # hvac has no type hints
             raise late(question)
         failure: VaultError
         answer: dict[str, Any] | None = None
-        pass_over = False
+        pass_over, in_doubt = False, True
         # A node that is switched off lets no connection come about, and must not take the time of the others.
         kwargs |= {"raise_exception": False, "timeout": (timeout / nodes_left, timeout + self.grace)}
         try:
@@ -101,6 +101,8 @@ class VaultAdapter(RawAdapter):  # type: ignore[misc]  # hvac has no type hints
             else:
                 failure = _refused(question, response, answer)
                 pass_over = response.status_code in SERVE_NOTHING
+                # Vault's own no is one; a gateway's tells nothing of what Vault has done.
+                in_doubt = answer is None and response.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR
                 answer = None
         if answer:
             return answer
@@ -109,8 +111,10 @@ class VaultAdapter(RawAdapter):  # type: ignore[misc]  # hvac has no type hints
             failure = late(question, timeout, self.most)
         elif answer is not None:
             return answer
-        if pass_over and isinstance(failure, VaultUnavailable):
-            raise PassedOver(failure)
+        if isinstance(failure, VaultUnavailable):
+            failure.in_doubt = (in_doubt or cutter.over) and not pass_over and not failure.hopeless
+            if pass_over:
+                raise PassedOver(failure)
         # Raised out here: in the except block the foreign exception, with URL and token in its texts, would be its context.
         raise failure
 

@@ -237,12 +237,15 @@ def _unavailable(question: Question, status: int, said: str, retry_after: float 
     return None
 
 
-def nonsense(question: Question, status: int | None = None, *, hopeless: bool = False) -> VaultUnavailable:
+def nonsense(
+    question: Question, status: int | None = None, *, hopeless: bool = False, in_doubt: bool = False
+) -> VaultUnavailable:
     """An answer that isn't one of Vault's; a proxy's page, mostly. `hopeless` where it came whole and is clearly somebody else's."""
     what = "nonsense" if status is None else f"nonsense with status {status}"
     path = urlsplit(question.address).path.strip("/")
     doubt = f"is /{path} in VAULT_ADDR right?" if path else "is that Vault, or is there a proxy in between?"
-    return VaultUnavailable(f"{question.vault} answered {what} to {question.path}: {doubt}", hopeless=hopeless)
+    text = f"{question.vault} answered {what} to {question.path}: {doubt}"
+    return VaultUnavailable(text, hopeless=hopeless, in_doubt=in_doubt)
 
 
 def late(question: Question, timeout: float | None = None, most: float = 0.0) -> VaultUnavailable:

@@ -158,7 +158,7 @@ class ThreadCalls:
         outcome = handover.claim()
         if outcome is None:
             waited = within(timeout, self._settings.timeout)
-            raise VaultUnavailable(f"Vault at {origin(self._settings.address)} did not answer {waited}")
+            raise VaultUnavailable(f"Vault at {origin(self._settings.address)} did not answer {waited}", in_doubt=True)
         if isinstance(outcome, BaseException):
             raise outcome
         return outcome[0]

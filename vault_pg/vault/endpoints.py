@@ -103,7 +103,7 @@ def _understood(client: Client, model: type[M], answer: Any, path: str) -> M:
     except ValidationError:
         pass
     # Not in the except block: pydantic's text quotes the answer, secrets and all.
-    raise nonsense(Question(client.url, "", path))
+    raise nonsense(Question(client.url, "", path), in_doubt=not answer)
 
 
 def issue(client: Client, mount: str, role: str) -> Issued:
@@ -246,5 +246,9 @@ def telling_dead_from_denied(work: Callable[[Client], T], client: Client) -> T:
         return work(client)
     except PermissionDenied as denied:
         error = denied
-    look_up_self(client)
+    try:
+        look_up_self(client)
+    except VaultUnavailable as unknown:
+        unknown.in_doubt = False  # whatever the look-up came to, what was asked was denied
+        raise
     raise error

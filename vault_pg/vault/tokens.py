@@ -89,8 +89,10 @@ class Tokens:
         return token
 
     def see(self, serial: int, grant: Grant, granted_at: Instant) -> Token:
-        """The token was looked up: somebody else may have renewed it."""
+        """The token was looked up: somebody else may have renewed it. What was granted since it was asked stands above that."""
         known = self._known[serial]
+        if granted_at < known.granted_at:
+            return known
         token = replace(known, granted_at=granted_at, ttl=grant.ttl)
         # Vault counts in whole seconds: a look alone changes nothing, and must not wake those who look when they wake.
         if token.end == known.end or abs(token.end - known.end) <= ROUNDING:
@@ -107,7 +109,10 @@ class Tokens:
 
     def prolong(self, serial: int, grant: Grant, granted_at: Instant) -> Token:
         """The token was looked up, and its end is somebody else's business."""
-        token = replace(self._known[serial], granted_at=granted_at, ttl=grant.ttl, renewable=grant.renewable)
+        known = self._known[serial]
+        if granted_at < known.granted_at:
+            return known
+        token = replace(known, granted_at=granted_at, ttl=grant.ttl, renewable=grant.renewable)
         self._keep(token)
         return token
 
