@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         ProofFailed,
         RoleNotFound,
         SettingsError,
+        SourceBroken,
         SourceError,
         TokenInvalid,
         TooSlow,
@@ -105,7 +106,7 @@ if TYPE_CHECKING:
 _ERRORS = (
     "BackendUnavailable", "CommitOutcomeUnknown", "CredentialRejected", "DatabaseError", "DatabaseNotFound", "DatabaseUnavailable",
     "LoginFailed", "MountNotFound", "NoCredential", "NotRenewable", "NotRunning", "PermissionDenied", "ProofFailed", "RoleNotFound",
-    "SettingsError", "SourceError", "TokenInvalid", "TooSlow", "VaultError", "VaultPgError", "VaultRefused", "VaultSealed",
+    "SettingsError", "SourceBroken", "SourceError", "TokenInvalid", "TooSlow", "VaultError", "VaultPgError", "VaultRefused", "VaultSealed",
     "VaultUnavailable",
 )  # fmt: skip
 _EVENTS = (
@@ -204,6 +205,7 @@ __all__ = [
     "RotationFailed",
     "Settings",
     "SettingsError",
+    "SourceBroken",
     "SourceError",
     "SourceUnreadable",
     "StartDelayed",

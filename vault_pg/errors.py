@@ -5,6 +5,7 @@
     ├── NotRunning               `get_pool()` with no manager running
     ├── NoCredential             no credential that works: checkouts are refused until there is one
     ├── SourceError              a file or a function that the credential comes from gives none now (transient)
+    │   └── SourceBroken         the code of a source is wrong: nothing but another code helps
     ├── TooSlow                  a new credential has ended before it could serve (transient)
     ├── CommitOutcomeUnknown     the connection was lost between COMMIT and its answer
     ├── EndpointError            the status socket can't be served or its directory can't be trusted
@@ -70,6 +71,12 @@ class SourceError(VaultPgError):
 
     transient = True
     in_doubt = True
+
+
+class SourceBroken(SourceError):
+    """A source of the user's own has a mistake in its code, or gives what is no credential. A start does not wait for it to pass."""
+
+    transient = False
 
 
 class CommitOutcomeUnknown(VaultPgError):

@@ -17,6 +17,9 @@ import pytest
 from pydantic import SecretStr, ValidationError
 
 from vault_pg.errors import SettingsError
+from vault_pg.lease import Credential
+from vault_pg.pool import LeasedPool
+from vault_pg.pool.connector import Connector
 from vault_pg.settings import AppRoleAuth, DatabaseSettings, TokenAuth, VaultSettings
 from vault_pg.settings.model import Model
 
@@ -66,6 +69,7 @@ def test_defaults_of_a_database() -> None:
         "configure": None,
         "check": None,
         "reset": None,
+        "reconnect_failed": None,
         "probe": None,
     }
 
@@ -228,6 +232,14 @@ def test_a_hook_is_a_coroutine_function(name: str) -> None:
         psycopg_pool.AsyncConnectionPool.check_connection,
     ):
         assert getattr(DatabaseSettings(role="app", **{name: fine}), name) is fine
+
+
+def test_the_hook_of_a_failed_reconnection_may_be_a_plain_function() -> None:
+    told: list[object] = []
+    settings = DatabaseSettings(role="app", reconnect_failed=told.append)
+    pool = LeasedPool(Connector(Credential("app", SecretStr(SECRET)), psycopg.AsyncConnection), settings, "app-1")
+    assert pool._reconnect_failed == told.append
+    assert json.loads(settings.model_dump_json())["reconnect_failed"] == "list.append"
 
 
 def test_python_objects_of_the_wrong_kind() -> None:

@@ -199,6 +199,26 @@ def test_a_function_is_asked_for_where_it_can_be_given(monkeypatch: pytest.Monke
     assert "give CallableSource(call=…) in Python for the argument databases.default.source" in said
 
 
+def test_a_source_of_ones_own_that_cannot_work_is_refused() -> None:
+    class Synchronous(CredentialSource):
+        def issue(self, *, timeout: float) -> Grant:  # type: ignore[override] # the mistake: no async
+            return Grant(Credential("own", SecretStr("s")))
+
+    class Half:
+        async def issue(self, *, timeout: float) -> Grant:
+            return Grant(Credential("own", SecretStr("s")))
+
+    for source, said in (
+        (Synchronous(), "Synchronous whose issue() is no coroutine function: write it with async def"),
+        (Half(), "Half without renew() or revoke(): derive its class from CredentialSource"),
+        (Own, "is the class Own: give an object of it"),
+    ):
+        given: Any = source
+        with pytest.raises(SettingsError, match="argument source of DatabaseSettings is ") as caught:
+            DatabaseSettings(source=given)
+        assert said in str(caught.value)
+
+
 def test_a_role_beside_a_source_that_has_none_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     file = {"kind": "file", "path": "/x"}
     with pytest.raises(SettingsError, match="role of DatabaseSettings is given, but the source of the credential is file"):

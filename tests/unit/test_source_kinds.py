@@ -172,6 +172,9 @@ async def test_a_function_may_return_a_grant() -> None:
         (None, "app", "returned a NoneType"),
         ("", "app", "an empty password"),
         (("pw", "60"), "app", "returned a tuple"),
+        (("pw", True), "app", "returned a tuple"),
+        (("pw", 0), "app", "returned a password with 0 seconds to live"),
+        (("pw", math.nan), "app", "returned a password with nan seconds to live"),
     ],
 )
 async def test_what_else_a_function_returns_is_told(answer: Any, username: str | None, problem: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import random
+import traceback
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -333,3 +334,81 @@ async def test_many_databases_are_opened_a_few_at_a_time(monkeypatch: pytest.Mon
     async with LeaseManager(settings, clock=asyncio.get_running_loop().time, shared=False) as manager:
         assert len(manager.status().databases) == 3 * AT_ONCE
     assert Slow.most == AT_ONCE
+
+
+class Failing(CredentialSource):
+    """Raises what it is given, in a line of this file."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+        self.asked = 0
+
+    async def issue(self, *, timeout: float) -> Grant:
+        self.asked += 1
+        raise self.error
+
+
+async def refused(source: CredentialSource) -> errors.VaultPgError:
+    settings = Settings(databases={"default": DatabaseSettings(source=source)}, status_socket=False, handle_sigterm=False)
+    with pytest.raises(errors.SourceError) as caught:
+        await LeaseManager(settings, clock=asyncio.get_running_loop().time, shared=False).__aenter__()
+    assert "hvs.secret" not in "".join(traceback.format_exception(caught.value))
+    return caught.value
+
+
+async def test_what_a_source_raises_is_told_by_type_and_place_without_its_text() -> None:
+    source = Failing(ValueError("hvs.secret"))
+    told = str(await refused(source))
+    line = Failing.issue.__code__.co_firstlineno + 2
+    assert told == f"the source of database 'default' failed with ValueError at {__file__}:{line}"
+    assert source.asked > 1  # it may pass
+
+
+@pytest.mark.parametrize("kind", [TypeError, NameError, AttributeError, ImportError, NotImplementedError])
+async def test_a_mistake_in_the_code_of_a_source_ends_the_start_at_once(kind: type[Exception]) -> None:
+    source = Failing(kind("hvs.secret"))
+    assert isinstance(await refused(source), errors.SourceBroken)
+    assert source.asked == 1
+    assert asyncio.get_running_loop().time() < 1
+
+
+async def test_a_source_that_gives_no_grant_ends_the_start_at_once() -> None:
+    class Wrong(CredentialSource):
+        async def issue(self, *, timeout: float) -> Any:
+            return "hvs.secret"
+
+    assert "gave a str: issue() has to return a Grant" in str(await refused(Wrong()))
+    assert asyncio.get_running_loop().time() < 1
+
+
+async def test_what_a_watch_raises_is_told_without_its_text() -> None:
+    class Blind(Watched):
+        async def watch(self) -> None:
+            raise ValueError("hvs.secret")
+
+    async with world(Blind) as w:
+        await asyncio.sleep(1)
+        died = w.of(TaskDied)
+        assert died
+        assert {event.error for event in died} == {f"ValueError at {__file__}:{Blind.watch.__code__.co_firstlineno + 1}"}
+        w.events.clear()  # elsewhere no task may die
+
+
+async def _raise(_: object) -> None:
+    raise ValueError("hvs.secret")
+
+
+@pytest.mark.parametrize(("hook", "named"), [("configure", "the configure hook"), ("probe", "the probe")])
+async def test_what_a_hook_raises_is_told_by_type_and_place_without_its_text(hook: str, named: str) -> None:
+    with pytest.raises(errors.ProofFailed) as caught:
+        async with world(Shelf, **{hook: _raise}):
+            pass
+    line = _raise.__code__.co_firstlineno + 1
+    assert str(caught.value) == f"{named} failed on a new connection: ValueError at {__file__}:{line}"
+    assert "hvs.secret" not in "".join(traceback.format_exception(caught.value))
+
+
+async def test_a_hook_that_cannot_be_awaited_is_told() -> None:
+    with pytest.raises(errors.ProofFailed, match="the probe returned a NoneType: make it a coroutine function"):
+        async with world(Shelf, probe=lambda _: None):
+            pass

@@ -20,6 +20,7 @@ from vault_pg.manager.renewal import Renewal
 from vault_pg.manager.rotation import Rotation, patience
 from vault_pg.manager.suspicion import Suspicion
 from vault_pg.manager.tenure import Tenure
+from vault_pg.place import told
 from vault_pg.pool import HotSwapPool, LeasedPool, build
 from vault_pg.schedule import Hold, Renew, Rotate, backoff
 from vault_pg.source import Watches
@@ -174,7 +175,7 @@ class Keeper:
                     await source.watch()
                     self.tenure.ask_again("its source has changed")
             except Exception as error:  # noqa: BLE001 - a source may be foreign code, and has to be watched all the same
-                self.tenure.emit(TaskDied(task=f"watch of {self.name}", error=f"{type(error).__name__}: {error}"))
+                self.tenure.emit(TaskDied(task=f"watch of {self.name}", error=told(error)))
             await asyncio.sleep(backoff(failures, 1.0))
 
     # -- the horizon

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from vault_pg.clock import Instant
-from vault_pg.errors import SourceError, TokenInvalid, TooSlow, VaultPgError, VaultUnavailable
+from vault_pg.errors import SourceBroken, TokenInvalid, TooSlow, VaultPgError, VaultUnavailable
 from vault_pg.events import LeaseIssued, LeaseRevoked, RevocationFailed
 from vault_pg.lease import NO_TOKEN, Grant, Lease
 from vault_pg.manager.tenure import Tenure, seconds
@@ -70,7 +70,7 @@ class Ledger:
         async with tenure.asking(timeout):
             grant = await tenure.source.issue(timeout=timeout)
             if not isinstance(grant, Grant):
-                raise SourceError(f"the source of {tenure.whose} gave a {type(grant).__name__}: issue() has to return a Grant")
+                raise SourceBroken(f"the source of {tenure.whose} gave a {type(grant).__name__}: issue() has to return a Grant")
         lease = Lease.of(grant, asked_at, mount=tenure.mount, role=tenure.role).after(before)
         if lease.id:
             self._held[lease.id] = _Held(lease, tenure.clock() + lease.ttl)

@@ -11,9 +11,10 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
 
 from vault_pg import schedule
 from vault_pg.clock import Clock, Instant
-from vault_pg.errors import SourceError, VaultPgError
+from vault_pg.errors import SourceBroken, SourceError, VaultPgError
 from vault_pg.events import Event, Listener
 from vault_pg.lease import NO_TOKEN, Credential, Lease, Token
+from vault_pg.place import MISTAKES, told
 from vault_pg.schedule import Limits, Rotate, Step
 from vault_pg.settings import DatabaseSettings
 from vault_pg.sources import source_for
@@ -155,9 +156,10 @@ class Tenure:
             raise
         except TimeoutError:
             raise SourceError(f"the source of database {self.name!r} did not answer within {timeout:.1f} s") from None
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - anything may be raised by a source of the user's
             # Without its text, which may hold anything: a source that wants to be quoted raises SourceError.
-            raise SourceError(f"the source of database {self.name!r} failed with {type(error).__name__}") from error
+            kind = SourceBroken if isinstance(error, MISTAKES) else SourceError
+            raise kind(f"the source of database {self.name!r} failed with {told(error)}") from None
 
     @property
     def whose(self) -> str:

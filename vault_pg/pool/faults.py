@@ -40,4 +40,7 @@ def login_fault(error: psycopg.Error, username: str, target: str) -> errors.Data
         return errors.DatabaseUnavailable(f"PostgreSQL at {target} cannot be reached, check conninfo and server: {text}")
     if isinstance(error, psycopg.OperationalError):
         return errors.DatabaseError(f"PostgreSQL at {target} refuses the connection of {username!r}: {text}")
-    return errors.ProofFailed(f"the proof of a new pool at {target} failed: {type(error).__name__}: {text}")
+    # PostgreSQL's own sentence, without the lines below it, which quote the statement.
+    return errors.ProofFailed(
+        f"the proof of a new pool at {target} failed: {type(error).__name__}: {error.diag.message_primary or text}"
+    )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from heapq import heapify
+from inspect import isawaitable
 from time import monotonic
 from typing import Any, cast
 
@@ -16,6 +18,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_ran
 
 from vault_pg.errors import DatabaseError, DatabaseUnavailable, ProofFailed, VaultPgError
 from vault_pg.lease import Credential
+from vault_pg.place import told
 from vault_pg.pool.check import Check, checked
 from vault_pg.pool.connector import Connector, target
 from vault_pg.pool.faults import login_fault
@@ -36,6 +39,7 @@ class LeasedPool(AsyncConnectionPool[ACT]):
             configure=settings.configure,
             check=_check(settings),
             reset=settings.reset,
+            reconnect_failed=settings.reconnect_failed,
             name=name,
             timeout=settings.timeout,
             max_waiting=settings.max_waiting,
@@ -142,6 +146,22 @@ async def prove_login(credential: Credential, settings: DatabaseSettings, *, pat
     await connector.close()
 
 
+async def _run(what: str, hook: Callable[[Any], Awaitable[object]] | None, conn: psycopg.AsyncConnection[Any]) -> None:
+    """Run a hook of the user's, if there is one; what it raises is told by type and place, for its text may hold a secret."""
+    if hook is None:
+        return
+    try:
+        waiting = hook(conn)
+        if isawaitable(waiting):
+            await waiting
+            return
+    except (psycopg.Error, DatabaseError):
+        raise
+    except Exception as error:  # noqa: BLE001 - anything may be raised by a function of the user's
+        raise ProofFailed(f"{what} failed on a new connection: {told(error)}") from None
+    raise ProofFailed(f"{what} returned a {type(waiting).__name__}: make it a coroutine function (async def)")
+
+
 async def _prove(connector: Connector[Any], settings: DatabaseSettings) -> None:
     """One login, shown to work; the pool gets the connection as its first, unless it has to configure it again."""
     try:
@@ -149,11 +169,9 @@ async def _prove(connector: Connector[Any], settings: DatabaseSettings) -> None:
     except psycopg.Error:
         raise connector.last_error or DatabaseUnavailable("PostgreSQL cannot be reached") from None
     try:
-        if settings.configure is not None:
-            await settings.configure(conn)
+        await _run("the configure hook", settings.configure, conn)
         await conn.execute("select current_user")
-        if settings.probe is not None:
-            await settings.probe(conn)
+        await _run("the probe", settings.probe, conn)
         await conn.rollback()
     except psycopg.Error as error:
         await conn.close()
@@ -161,11 +179,6 @@ async def _prove(connector: Connector[Any], settings: DatabaseSettings) -> None:
     except DatabaseError:
         await conn.close()
         raise
-    except Exception as error:
-        await conn.close()
-        raise ProofFailed(
-            f"the configure hook or the probe failed on a new connection: {type(error).__name__}: {error}"
-        ) from error
     except BaseException:
         await conn.close()
         raise

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Awaitable, Callable, Iterable
-from contextlib import suppress
-from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Self, TypeAlias
 
 from pydantic import (
@@ -24,17 +21,19 @@ from vault_pg.settings import conninfo
 from vault_pg.settings.model import Model
 from vault_pg.settings.source import FROM_VAULT, DynamicSource, SourceModel, SourceSettings, name_of
 from vault_pg.settings.tree import Variable
-from vault_pg.settings.values import Count, Mount, Role, Seconds, mistake
+from vault_pg.settings.values import Count, Mount, Role, Seconds, mistake, plain
 
 if TYPE_CHECKING:
     from psycopg import AsyncConnection
+    from psycopg_pool import AsyncConnectionPool
 
     ConnectionHook: TypeAlias = Callable[[AsyncConnection[Any]], Awaitable[None]]
     ConnectionProbe: TypeAlias = Callable[[AsyncConnection[Any]], Awaitable[object]]
+    PoolHook: TypeAlias = Callable[[AsyncConnectionPool[Any]], None] | Callable[[AsyncConnectionPool[Any]], Awaitable[None]]
     ConnectionClass: TypeAlias = type[AsyncConnection[Any]]
 else:
     # pydantic checks no more than this, and the import of psycopg would cost every `vault-pg --help`.
-    ConnectionHook = ConnectionProbe = Callable[..., Any]
+    ConnectionHook = ConnectionProbe = PoolHook = Callable[..., Any]
     ConnectionClass = type
 
 MIN_SIZE = 4
@@ -129,6 +128,10 @@ class DatabaseSettings(Model):
     configure: Annotated[ConnectionHook | None, Field(description="Coroutine function run on each new connection")] = None
     check: Annotated[ConnectionHook | None, Field(description="Coroutine function run on each checkout")] = None
     reset: Annotated[ConnectionHook | None, Field(description="Coroutine function run on each returned connection")] = None
+    reconnect_failed: Annotated[
+        PoolHook | None,
+        Field(description="Function, or coroutine function, told of the pool that could not replace a lost connection"),
+    ] = None
     probe: Annotated[
         ConnectionProbe | None,
         Field(description="Coroutine function that proves a new credential before it serves; raises if not"),
@@ -229,7 +232,7 @@ class DatabaseSettings(Model):
     def _json_kwargs(self, value: dict[str, Any]) -> dict[str, str]:
         return {name: "***" if name in conninfo.SECRETS else repr(each) for name, each in value.items()}
 
-    @field_serializer("connection_class", "configure", "check", "reset", "probe", when_used="json")
+    @field_serializer("connection_class", "configure", "check", "reset", "reconnect_failed", "probe", when_used="json")
     def _json_python(self, value: object) -> str | None:
         return None if value is None else str(getattr(value, "__qualname__", type(value).__qualname__))
 
@@ -244,19 +247,6 @@ class DatabaseSettings(Model):
                     yield name, self._json_kwargs(self.kwargs)
                 case _:
                     yield name, value
-
-
-def plain(function: object) -> bool:
-    """Whether it is surely no coroutine function: written with def, and neither wrapped around another nor said to return something."""
-    while isinstance(function, partial):
-        function = function.func
-    function = getattr(function, "__func__", function)
-    if not inspect.isfunction(function) or inspect.iscoroutinefunction(function):
-        return False
-    returns: object = ...
-    with suppress(NameError):  # Python 3.14 evaluates it only now
-        returns = function.__annotations__.get("return")
-    return function.__name__ != "<lambda>" and not hasattr(function, "__wrapped__") and returns in {None, "None"}
 
 
 def _kind(info: ValidationInfo) -> str:

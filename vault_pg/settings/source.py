@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field, ValidationInfo, WrapValidator, fiel
 
 from vault_pg.settings.model import Model
 from vault_pg.settings.tree import Variable, method_of, models_in
-from vault_pg.settings.values import Seconds, UserPath, missing, mistake
+from vault_pg.settings.values import Seconds, UserPath, missing, mistake, plain
 from vault_pg.source import CredentialSource
 
 if TYPE_CHECKING:
@@ -144,15 +144,22 @@ def table(value: object) -> object:
         return {"kind": value}
     if isinstance(value, Mapping):
         return {"kind": "dynamic", **value}
-    if isinstance(value, SourceModel | CredentialSource) or not callable(value):
+    if isinstance(value, type) and hasattr(value, "issue"):
+        raise mistake(f"is the class {value.__name__}: give an object of it")
+    if isinstance(value, SourceModel | CredentialSource) or hasattr(value, "issue") or not callable(value):
         return value
     return {"kind": "callable", "call": value}
 
 
 def _foreign(value: object, handler: Callable[[object], object]) -> object:
     """An object of the user's passes as it is."""
-    if isinstance(value, CredentialSource) and not isinstance(value, type):
+    if isinstance(value, CredentialSource):
+        for name in ("issue", "renew", "revoke", "lookup", "watch"):
+            if plain(getattr(value, name, None)):
+                raise mistake(f"is a {name_of(value)} whose {name}() is no coroutine function: write it with async def")
         return value
+    if hasattr(value, "issue") and not isinstance(value, type | SourceModel):
+        raise mistake(f"is a {name_of(value)} without renew() or revoke(): derive its class from CredentialSource")
     return handler(value)
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 import stat
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -154,3 +157,21 @@ def _role(value: str) -> str:
 
 
 Role = Annotated[str, AfterValidator(_role)]
+
+
+AWAITABLE = ("Awaitable", "Coroutine", "Future", "Task", "Any", "object")
+"""Words of the annotation of a function that may well return what can be awaited."""
+
+
+def plain(function: object) -> bool:
+    """Whether it is surely no coroutine function: written with def, not wrapped around another, nor said to return an awaitable."""
+    while isinstance(function, partial):
+        function = function.func
+    function = getattr(function, "__func__", function)
+    if not inspect.isfunction(function) or inspect.iscoroutinefunction(function):
+        return False
+    returns = "Any"
+    with suppress(NameError):  # Python 3.14 evaluates it only now
+        returns = str(function.__annotations__.get("return", ""))
+    wrapping = function.__name__ == "<lambda>" or hasattr(function, "__wrapped__")
+    return not wrapping and not any(word in returns for word in AWAITABLE)

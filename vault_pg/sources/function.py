@@ -7,7 +7,7 @@ import inspect
 
 from pydantic import SecretStr
 
-from vault_pg.errors import SourceError
+from vault_pg.errors import SourceBroken, SourceError
 from vault_pg.lease import Credential, Ending, Grant
 from vault_pg.settings import CallableSource
 from vault_pg.settings.source import name_of
@@ -32,17 +32,21 @@ class PasswordFunction(CredentialSource):
         match found:
             case Grant():
                 return found
-            case (str() | SecretStr() as password, int() | float() as ttl):
+            case (str() | SecretStr() as password, int() | float() as ttl) if not isinstance(ttl, bool):
+                if not ttl > 0:
+                    raise SourceError(
+                        f"{name_of(self._settings.call)} returned a password with {ttl} seconds to live: return more"
+                    )
                 return self._password(password, ttl)
             case str() | SecretStr():
                 return self._password(found, self._settings.seconds)
-        raise SourceError(
+        raise SourceBroken(
             f"{name_of(self._settings.call)} returned a {type(found).__name__}: return the password, (password, seconds), or a Grant"
         )
 
     def _password(self, password: str | SecretStr, ttl: float) -> Grant:
         if self._settings.username is None:
-            raise SourceError(
+            raise SourceBroken(
                 f"{name_of(self._settings.call)} returned a password, and nobody says whose: give username beside it, or return a Grant"
             )
         secret = password if isinstance(password, SecretStr) else SecretStr(password)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -11,6 +10,7 @@ from typing import Any, ClassVar
 from pydantic import SecretStr
 
 from vault_pg.errors import LoginFailed, VaultError
+from vault_pg.place import told
 from vault_pg.vault.endpoints import Client, Grant, granted, look_up_self
 from vault_pg.vault.logins.login import Supply, Work
 
@@ -63,6 +63,4 @@ def _grant(client: Client, answer: Any) -> Grant:
 
 def _failed(error: Exception) -> LoginFailed:
     """Without the error's text, which may hold secrets, but with the place where it was raised."""
-    frames = traceback.extract_tb(error.__traceback__)
-    place = f" at {frames[-1].filename}:{frames[-1].lineno}" if frames else ""
-    return LoginFailed(f"the custom login failed: it raised {type(error).__name__}{place}")
+    return LoginFailed(f"the custom login failed: it raised {told(error)}")
