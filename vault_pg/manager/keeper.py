@@ -19,6 +19,7 @@ from vault_pg.manager.ledger import Ledger
 from vault_pg.manager.renewal import Renewal
 from vault_pg.manager.rotation import Rotation, patience
 from vault_pg.manager.suspicion import Suspicion
+from vault_pg.manager.sweep import Sweep
 from vault_pg.manager.tenure import Tenure
 from vault_pg.place import told
 from vault_pg.pool import HotSwapPool, LeasedPool, build
@@ -44,6 +45,7 @@ class Keeper:
         self.ledger = Ledger(tenure)
         self.renewal = Renewal(tenure, self.ledger)
         self.suspicion = Suspicion(tenure, self.renewal)
+        self.sweep = Sweep(tenure, self.ledger, ended=ended)
         self.rotation: Rotation | None = None
         self.holder: HotSwapPool[AsyncConnection[Any]] | None = None
         self._ended = ended
@@ -136,6 +138,7 @@ class Keeper:
         if self._alarm is not None:
             self._alarm.cancel()
         self.tenure.answer(VaultPgError(f"the manager of database {self.name!r} is stopping"))
+        await self.sweep.stop()
         if self.rotation is not None:
             await self.rotation.stop()
         if self.holder is not None:

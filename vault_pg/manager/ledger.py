@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -37,6 +37,9 @@ class Ledger:
         self._tenure = tenure
         self._held: dict[str, _Held] = {}
         self._orphans: dict[str, Lease] = {}
+        self._revoking: set[str] = set()
+        self.on_left: Callable[[], object] = lambda: None
+        """Told when a lease is left that nobody uses and that is not revoked."""
         self._bucket, self._filled_at = float(BURST), tenure.clock()
 
     @property
@@ -129,18 +132,34 @@ class Ledger:
         """Nobody uses it any more; it is revoked at the next opportunity."""
         if lease.id in self._held:
             self._orphans[lease.id] = lease
+            self.on_left()
+
+    @property
+    def has_orphans(self) -> bool:
+        return any(lease.id in self._orphans for lease in self.live)
 
     async def revoke_orphans(self) -> None:
         for lease in list(self._orphans.values()):
             await self.revoke(lease)
+            if all(lease.id != held.id for held in self.live):
+                self._orphans.pop(lease.id, None)  # asked for the last time: Vault has ended it
 
     async def revoke(self, lease: Lease, timeout: float | None = None) -> None:
         """Revoke a lease. What fails is told, tried again later if that makes sense, and never raised."""
-        tenure = self._tenure
-        if not lease.id:
+        if not lease.id or lease.id in self._revoking:
             return
-        self.orphan(lease)
-        timeout = tenure.vault_timeout if timeout is None else timeout
+        if lease.id in self._held:
+            self._orphans[lease.id] = lease
+        self._revoking.add(lease.id)
+        try:
+            await self._revoke(lease, self._tenure.vault_timeout if timeout is None else timeout)
+        finally:
+            self._revoking.discard(lease.id)
+            if lease.id in self._orphans:
+                self.on_left()
+
+    async def _revoke(self, lease: Lease, timeout: float) -> None:
+        tenure = self._tenure
         try:
             async with tenure.asking(timeout):
                 await tenure.source.revoke(lease, timeout=timeout)
