@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from typing import Any
 
 from psycopg import AsyncConnection
@@ -23,7 +23,7 @@ from vault_pg.manager.sweep import Sweep
 from vault_pg.manager.tenure import Tenure
 from vault_pg.place import told
 from vault_pg.pool import HotSwapPool, LeasedPool, build
-from vault_pg.schedule import Hold, Renew, Rotate, backoff
+from vault_pg.schedule import Hold, Renew, Rotate, Step, backoff
 from vault_pg.source import Watches
 
 MOMENT = 0.001
@@ -99,30 +99,28 @@ class Keeper:
         if self.rotation is None:
             raise NotRunning(f"the keeper of {self.name!r} has not been started")
         source = self.tenure.source
-        if not isinstance(source, Watches):
-            await self._run(self.rotation)
-            return
-        async with self._watching(source):
-            await self._run(self.rotation)
-
-    async def _run(self, rotation: Rotation) -> None:
-        self._arm()
-        while True:
-            self._expired()
-            if self.suspicion.pending and self.suspicion.due_in <= MOMENT:
-                await self.suspicion.investigate()
-            step = self.tenure.next_step()
-            if (wait := step.at - self.tenure.clock()) > MOMENT:
-                await self.tenure.nap(min(wait, self.suspicion.due_in) if self.suspicion.pending else min(wait, LONGEST_NAP))
-                continue
-            match step:
-                case Renew():
-                    await self.renewal.run()
-                case Rotate(why=why):
-                    await rotation.run(why)
-                case Hold(why=why):
-                    self._expire(why)
+        async with self._watching(source) if isinstance(source, Watches) else nullcontext():
             self._arm()
+            while True:
+                self._expired()
+                if self.suspicion.pending and self.suspicion.due_in <= MOMENT:
+                    await self.suspicion.investigate()
+                step = self.tenure.next_step()
+                if (wait := step.at - self.tenure.clock()) > MOMENT:
+                    due_in = self.suspicion.due_in if self.suspicion.pending else LONGEST_NAP
+                    await self.tenure.nap(min(wait, due_in))
+                    continue
+                await self._take(step, self.rotation)
+                self._arm()
+
+    async def _take(self, step: Step, rotation: Rotation) -> None:
+        match step:
+            case Renew():
+                await self.renewal.run()
+            case Rotate(why=why):
+                await rotation.run(why)
+            case Hold(why=why):
+                self._expire(why)
 
     async def rotate(self) -> None:
         """Ask for a rotation now; returns when the new generation serves. Raises VaultPgError if the attempt fails."""
@@ -193,25 +191,32 @@ class Keeper:
         self._set_alarm(self.tenure.horizon if self.tenure.lost is None else self._until)
 
     def _set_alarm(self, until: Instant) -> None:
-        if self._alarm is not None:
-            self._alarm.cancel()
+        """Let it ring by then. One that rings sooner looks again, so it is not called off: it would lie about in the loop, for hours."""
         self._until = until
-        left = max(0.0, until - self.tenure.clock())
-        self._alarm = asyncio.get_running_loop().call_later(left, self._ring) if left < math.inf else None
+        loop = asyncio.get_running_loop()
+        at = loop.time() + max(0.0, until - self.tenure.clock())
+        if at < math.inf and (self._alarm is None or at < self._alarm.when()):
+            if self._alarm is not None:
+                self._alarm.cancel()
+            self._alarm = loop.call_at(at, self._ring)
 
     def _ring(self) -> None:
-        tenure = self.tenure
-        if self._until - tenure.clock() > MOMENT:
-            self._arm()  # the loop's clock runs faster
+        self._alarm = None
+        if self._until - self.tenure.clock() > MOMENT:
+            self._arm()  # the horizon has moved on meanwhile, or the loop's clock runs faster
         else:
-            self._expire(tenure.lost or tenure.last_error or "its lease ended before it could be renewed or rotated")
+            self._pass_horizon()
 
     def _expired(self) -> bool:
         """Asked at each checkout, so that none is served a dead credential where the alarm is late."""
         if self.tenure.clock() < self._until:
             return False
-        self._ring()
+        self._pass_horizon()
         return self.tenure.refused_since is not None
+
+    def _pass_horizon(self) -> None:
+        tenure = self.tenure
+        self._expire(tenure.lost or tenure.last_error or "its lease ended before it could be renewed or rotated")
 
     def _token_changed(self) -> None:
         token = self.tenure.token

@@ -180,17 +180,18 @@ class LeaseManager:
             await self._try("logging in to Vault", session.open, deadline)
             self._supervise("token", session.run)
         self._supervise("clock", self._watch_clock)
+        emit, ended = self._emit, self._forget_tokens  # made once, not once a database
         for name, settings in self.settings.databases.items():
             tenure = Tenure(
                 name,
                 settings,
                 session,
-                emit=self._emit,
+                emit=emit,
                 clock=self._clock,
                 draw=self._draw,
                 vault_timeout=self.settings.vault.timeout,
             )
-            self._keepers[name] = Keeper(tenure, ended=self._forget_tokens)
+            self._keepers[name] = Keeper(tenure, ended=ended)
         first: VaultPgError | None = None
         turn = asyncio.Semaphore(AT_ONCE)
         try:

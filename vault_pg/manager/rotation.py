@@ -60,7 +60,7 @@ class Rotation:
         self._given_up = given_up
         self._ended = ended
         self._watch = watch
-        self._endings: set[asyncio.Task[None]] = set()
+        self._endings: list[asyncio.Task[None]] = []
 
     async def run(self, why: str) -> None:
         """Rotate, trying again for ever; one that was asked for is tried once. Until it works the old credential is kept alive."""
@@ -195,7 +195,7 @@ class Rotation:
             tenure.emit(DatabaseRecovered(database=tenure.name, role=tenure.role, outage_seconds=round(now - down, 3)))
         if before is not None:
             ending = asyncio.create_task(self._end(before), name=f"vault-pg-end-{tenure.name}-{self.count}")
-            self._endings.add(ending)
+            self._endings.append(ending)
             ending.add_done_callback(self._done_with)
         tenure.answer(None)
 
@@ -206,7 +206,7 @@ class Rotation:
         await self._ended()
 
     def _done_with(self, ending: asyncio.Task[None]) -> None:
-        self._endings.discard(ending)
+        self._endings.remove(ending)
         if not ending.cancelled() and (error := ending.exception()) is not None:
             self._tenure.emit(TaskDied(task=ending.get_name(), error=f"{type(error).__name__}: {error}"))
 
