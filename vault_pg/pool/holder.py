@@ -82,6 +82,8 @@ class HotSwapPool(Succession[ACT]):
         Once COMMIT is sent nothing is run again: if the connection is lost then, CommitOutcomeUnknown is raised. A cancellation is
         never held back; one that strikes during COMMIT leaves the outcome as unknown.
         """
+        if not callable(fn):
+            raise TypeError(f"run_transaction() takes a coroutine function of a connection, not a {type(fn).__name__}")
         frame = sys._getframe(1)
         if attempts is not None:
             policy = replace(policy, attempts=attempts)

@@ -94,8 +94,10 @@ async def _nothing() -> None:
 def listen(
     holder: HotSwapPool[ACT], channels: tuple[str, ...], *, gaps: bool, timeout: float | None, heartbeat: float, place: Place
 ) -> Notifications[Any]:
-    """Raises ValueError for a channel that PostgreSQL would not take as it is."""
+    """Raises ValueError for a channel that PostgreSQL would not take as it is, TypeError for one that is no text."""
     for channel in channels:
+        if not isinstance(channel, str):
+            raise TypeError(f"listen({channel!r}): give the name of a channel, a str")
         if not 0 < len(channel.encode()) <= MOST_BYTES or "\0" in channel:
             raise ValueError(f"listen({channel!r}): give the name of a channel, 1 to {MOST_BYTES} bytes of it")
     if heartbeat <= 0:

@@ -34,6 +34,14 @@ class CheckoutRefused(NoCredential, OperationalError):
     """NoCredential as a checkout raises it: psycopg's OperationalError too, which code written for psycopg_pool expects."""
 
 
+def check_kind(pool: object, taker: str) -> None:
+    """Raises TypeError for what is no pool that can stand behind a holder."""
+    if not isinstance(pool, AsyncConnectionPool):
+        raise TypeError(
+            f"{taker} takes a psycopg_pool.AsyncConnectionPool, not a {type(pool).__name__}: make one with open=False"
+        )
+
+
 class Serving(AsyncConnectionPool[ACT]):
     """Checkouts, returns, the line in front, and the count of it all."""
 
@@ -57,6 +65,7 @@ class Serving(AsyncConnectionPool[ACT]):
         doubt: Callable[[], object] | None = None,
         expired: Callable[[], bool] | None = None,
     ) -> None:
+        check_kind(pool, "HotSwapPool()")
         if max_waiting is None:
             max_waiting = pool.max_waiting
         self._pools: list[ref[AsyncConnectionPool[ACT]]] = []

@@ -19,7 +19,7 @@ from vault_pg.pool.connector import Connector
 from vault_pg.pool.drain import Replacement, drain
 from vault_pg.pool.generation import RETIRE_GRACE, Borrow, Drained, Generation
 from vault_pg.pool.handover import Handover
-from vault_pg.pool.serving import CheckoutRefused, Serving, class_of
+from vault_pg.pool.serving import CheckoutRefused, Serving, check_kind, class_of
 from vault_pg.pool.stock import pool_logger
 
 logger = logging.getLogger("vault_pg.pool")
@@ -122,6 +122,7 @@ class Succession(Serving[ACT]):
             await asyncio.shield(self._in_background(pool.close(RETIRE_GRACE), "discard"))
 
     def _check_other(self, pool: AsyncConnectionPool[ACT]) -> None:
+        check_kind(pool, "replace()")
         if pool is self._current.pool:
             raise ValueError(f"the pool {self.name!r} is served from that pool already")
 
