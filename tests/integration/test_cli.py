@@ -23,8 +23,9 @@ import pytest
 from tests import leaks
 from tests.waiting import LONG, until
 from vault_pg.cli import demo
+from vault_pg.cli.app import Auth
 from vault_pg.cli.verdict import Plan
-from vault_pg.dev import DevVault
+from vault_pg.dev import DevVault, LoginMethod
 from vault_pg.manager.endpoint import StatusEndpoint
 from vault_pg.manager.status import DatabaseStatus, Health, LeaseStatus, NextStep, PoolStatus, Status, VaultStatus
 from vault_pg.version import __version__
@@ -304,7 +305,7 @@ def test_bad_options_are_usage_errors(arguments: list[str]) -> None:
 
 def exported(process: subprocess.Popen[str]) -> dict[str, str]:
     variables = dict(json.loads(line_of(process)))
-    leaks_of_it = [variables["VAULT_TOKEN"], variables["VAULT_DEV_ROOT_TOKEN_ID"]]
+    leaks_of_it = [variables[name] for name in ("VAULT_TOKEN", "VAULT_DEV_ROOT_TOKEN_ID") if name in variables]
     with leaks.watched(lambda: leaks_of_it):
         return variables
 
@@ -353,6 +354,42 @@ def test_dev_runs_a_command_with_its_variables_and_no_others_of_that_kind(monkey
     done = vault_pg("dev", sys.executable, "-c", program)
 
     assert (done.stdout, done.stderr, done.returncode) == ("(1000,)\nNone None\n", "", 7)
+
+
+QUERY = (
+    "import asyncio, vault_pg\n"
+    "async def main():\n"
+    "    async with vault_pg.connect() as conn:\n"
+    "        print(await (await conn.execute('select session_user, count(*) from orders')).fetchone())\n"
+    "asyncio.run(main())"
+)
+
+
+def test_the_help_names_the_logins_that_there_are() -> None:
+    assert [*map(str, Auth)] == [*map(str, LoginMethod)]
+
+
+def test_dev_sets_up_another_login_and_a_static_role_and_says_so() -> None:
+    with started("dev", "--auth", "kubernetes", "--json") as process:
+        variables = exported(process)
+        dynamic = query(variables)
+        static = query(variables | {"VAULT_PG_SOURCE": "static", "VAULT_PG_ROLE": "app-static"})
+        _, errors, _ = ended(process, signal.SIGTERM)
+
+    assert "VAULT_TOKEN" not in variables
+    assert dynamic.startswith("('v-kubernet")
+    assert static == "('app-static', 1000)\n"
+    assert "VAULT_PG_SOURCE=static VAULT_PG_ROLE=app-static" in errors
+    assert not Path(variables["VAULT_PG_KUBERNETES_TOKEN_FILE"]).exists()
+
+
+def query(variables: dict[str, str]) -> str:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("VAULT_")} | variables
+    done = subprocess.run(
+        [sys.executable, "-c", QUERY], capture_output=True, text=True, check=False, timeout=LONG, env=environment
+    )
+    assert (done.stderr, done.returncode) == ("", 0)
+    return done.stdout
 
 
 def test_dev_says_when_its_command_cannot_be_run() -> None:

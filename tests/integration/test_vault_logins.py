@@ -27,7 +27,8 @@ from tests.agent import agent
 from tests.integration.test_vault_faults import certificate, listening, server_context
 from tests.servers import DatabaseView, Mount
 from tests.waiting import LONG, eventually
-from vault_pg.dev import DevVault
+from vault_pg import connect
+from vault_pg.dev import DevVault, EmbeddedPostgres, LoginMethod, RoleSpec, provision, provision_login
 from vault_pg.errors import LoginFailed, VaultUnavailable
 from vault_pg.events import Event, TokenIssued, TokenLost
 from vault_pg.settings import (
@@ -195,6 +196,28 @@ async def test_a_function_of_the_users_own(mount: Mount, database: DatabaseView)
     async with running(mount, CustomAuth(login=token)) as session:
         await leases(session, mount)
         assert not session.token.owned
+
+
+@pytest.mark.parametrize("login", list(LoginMethod))
+async def test_each_login_that_a_dev_vault_is_set_up_for(
+    new_vault: Callable[..., DevVault],
+    postgres: EmbeddedPostgres,
+    login: LoginMethod,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("VAULT_PG_STATUS_SOCKET", "false")
+    server = new_vault()
+    root = hvac.Client(url=server.address, token=server.root_token.get_secret_value())
+    provision(root, postgres, roles={"app": RoleSpec()})
+    variables = provision_login(root, login, "app", tmp_path)
+    root.adapter.close()
+    known = {"VAULT_ADDR": server.address, "VAULT_PG_ROLE": "app", "VAULT_PG_CONNINFO": postgres.conninfo()}
+    for name, value in (known | variables).items():
+        monkeypatch.setenv(name, value)
+    async with connect() as conn:
+        row = await (await conn.execute("select count(*) from orders")).fetchone()
+    assert row == (1000,)
 
 
 # -- signed tokens, with keys that the mount was told

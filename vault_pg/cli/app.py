@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from enum import StrEnum
 from typing import Annotated, cast
 
 import typer
@@ -27,6 +28,17 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+class Auth(StrEnum):
+    """The login methods of `dev`: those of vault_pg.dev.LoginMethod, which would be slow to import for `--help`."""
+
+    TOKEN = "token"  # noqa: S105 - a kind of login
+    APPROLE = "approle"
+    USERPASS = "userpass"
+    KUBERNETES = "kubernetes"
+    JWT = "jwt"
+
 
 Ttl = Annotated[int, typer.Option("--ttl", min=2, help="Default TTL of the leases, in seconds.")]
 MaxTtl = Annotated[int, typer.Option("--max-ttl", min=2, help="Max TTL of the leases, in seconds: no renewal goes beyond it.")]
@@ -106,6 +118,8 @@ def dev(
         list[str] | None,
         typer.Argument(metavar="[COMMAND]...", help="A command to run with those variables; the servers end with it."),
     ] = None,
+    *,
+    auth: Annotated[Auth, typer.Option(help="How the service logs in to Vault: the variables are those of it.")] = Auth.TOKEN,
     ttl: Ttl = 3600,
     max_ttl: MaxTtl = 86400,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the dev Vault; 0 takes a free one.")] = 0,
@@ -117,7 +131,7 @@ def dev(
     """
     from vault_pg.cli.dev import run  # noqa: PLC0415 - see the module's docstring
 
-    raise typer.Exit(run(command or [], ttl=ttl, max_ttl=max_ttl, port=port, as_json=json))
+    raise typer.Exit(run(command or [], auth=auth, ttl=ttl, max_ttl=max_ttl, port=port, as_json=json))
 
 
 @app.command()

@@ -8,25 +8,29 @@ import shlex
 import subprocess
 import time
 from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import typer
 
-from vault_pg.cli.embedded import MOUNT, POLICY, ROLE, Servers, foreign, servers
+from vault_pg.cli.embedded import MOUNT, POLICY, ROLE, STATIC_ROLE, Servers, foreign, servers
 from vault_pg.cli.interrupts import interrupt, on_ending
 from vault_pg.errors import VaultPgError
-
-TOKEN_PERIOD = "1h"  # noqa: S105 - a duration
 
 HEARTBEAT = 1.0
 """Seconds between two looks at whether PostgreSQL still runs, and the longest that a signal can be overheard."""
 
 
-def run(command: Sequence[str], *, ttl: int, max_ttl: int, port: int, as_json: bool) -> int:
+def run(command: Sequence[str], *, auth: str, ttl: int, max_ttl: int, port: int, as_json: bool) -> int:
     """Run both servers until a signal comes or `command` ends; returns the exit code. Raises VaultPgError."""
     surroundings = {name: value for name, value in os.environ.items() if not foreign(name)}
     try:
-        with on_ending(interrupt), servers(ttl=ttl, max_ttl=max_ttl, port=port) as running:
-            variables = exports(running)
+        with (
+            on_ending(interrupt),
+            TemporaryDirectory(prefix="vault-pg-dev-") as folder,
+            servers(ttl=ttl, max_ttl=max_ttl, port=port) as running,
+        ):
+            variables = exports(running, auth, Path(folder))
             if command:
                 return _attend(command, surroundings | variables)
             _print(variables, as_json=as_json)
@@ -37,12 +41,13 @@ def run(command: Sequence[str], *, ttl: int, max_ttl: int, port: int, as_json: b
         return 0
 
 
-def exports(running: Servers) -> dict[str, str]:
-    """What a service needs in its environment: a token with no more rights than it needs. The root token is for the curious."""
-    token = running.root.auth.token.create(policies=[POLICY], period=TOKEN_PERIOD, display_name="dev")
+def exports(running: Servers, auth: str, folder: Path) -> dict[str, str]:
+    """What a service needs in its environment: a login with no more rights than it needs. The root token is for the curious."""
+    from vault_pg.dev import LoginMethod, provision_login  # noqa: PLC0415 - as in `servers`
+
     return {
         "VAULT_ADDR": running.vault.address,
-        "VAULT_TOKEN": token["auth"]["client_token"],
+        **provision_login(running.root, LoginMethod(auth), POLICY, folder),
         "VAULT_PG_MOUNT": MOUNT,
         "VAULT_PG_ROLE": ROLE,
         "VAULT_PG_CONNINFO": running.postgres.conninfo(),
@@ -54,7 +59,8 @@ def _print(variables: dict[str, str], *, as_json: bool) -> None:
     """Words first: whoever has read the variables has all there is to read."""
     for line in (
         "PostgreSQL and the dev Vault run until Ctrl-C, and then leave nothing behind. The database has a table `orders`.",
-        "Paste these lines into another shell; a service started there finds both. VAULT_TOKEN may do what a service needs,",
+        f"Vault has a dynamic role {ROLE}, and a static one for VAULT_PG_SOURCE=static VAULT_PG_ROLE={STATIC_ROLE}.",
+        "Paste these lines into another shell; a service started there finds both. Its login may do what a service needs,",
         "VAULT_DEV_ROOT_TOKEN_ID everything.",
     ):
         typer.echo(line, err=True)

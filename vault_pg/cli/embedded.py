@@ -17,12 +17,20 @@ if TYPE_CHECKING:
 
 MOUNT = "database"
 ROLE = "app"
+STATIC_ROLE = "app-static"
 POLICY = "app"
+
+
+SHORTEST_PERIOD = 5
+"""Seconds between two passwords of a static role that Vault takes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Servers:
-    """Both servers, running, with the role `app` on the mount `database`; `root` is a client that may do everything."""
+    """Both servers, running, with the roles `app` and (static) `app-static` on the mount `database`.
+
+    `root` is a client that may do everything.
+    """
 
     postgres: EmbeddedPostgres
     vault: DevVault
@@ -37,11 +45,20 @@ def servers(*, ttl: int, max_ttl: int, port: int = 0) -> Iterator[Servers]:
     isolate()
     import hvac  # noqa: PLC0415 - it reads its environment at import
 
-    from vault_pg.dev import DevVault, EmbeddedPostgres, RoleSpec, provision  # noqa: PLC0415 - imports hvac's neighbours
+    from vault_pg.dev import DevVault, EmbeddedPostgres, RoleSpec, StaticRoleSpec, provision  # noqa: PLC0415 - imports hvac's neighbours
 
     with EmbeddedPostgres() as postgres, DevVault(port=port) as vault:
         root = hvac.Client(url=vault.address, token=vault.root_token.get_secret_value())
-        provision(root, postgres, roles={ROLE: RoleSpec(default_ttl=ttl, max_ttl=max_ttl)}, mount=MOUNT, policy=POLICY)
+        with postgres.admin() as conn:
+            conn.execute(f'create role "{STATIC_ROLE}" login in role app_readwrite')
+        provision(
+            root,
+            postgres,
+            roles={ROLE: RoleSpec(default_ttl=ttl, max_ttl=max_ttl)},
+            static_roles={STATIC_ROLE: StaticRoleSpec(STATIC_ROLE, rotation_period=max(ttl, SHORTEST_PERIOD))},
+            mount=MOUNT,
+            policy=POLICY,
+        )
         yield Servers(postgres, vault, root)
 
 

@@ -4,6 +4,7 @@ from vault_pg.dev.errors import DevError
 from vault_pg.dev.fault import Fault, Trouble
 from vault_pg.dev.faults import Faults
 from vault_pg.dev.log import RequestLog
+from vault_pg.dev.logins import LoginMethod, provision_login
 from vault_pg.dev.postgres import EmbeddedPostgres
 from vault_pg.dev.provision import AppRoleLogin, RoleSpec, StaticRoleSpec, Target, provision, provision_approle, service_policy
 from vault_pg.dev.vault import DevVault
@@ -15,6 +16,7 @@ __all__ = [
     "EmbeddedPostgres",
     "Fault",
     "Faults",
+    "LoginMethod",
     "RequestLog",
     "RoleSpec",
     "StaticRoleSpec",
@@ -22,5 +24,6 @@ __all__ = [
     "Trouble",
     "provision",
     "provision_approle",
+    "provision_login",
     "service_policy",
 ]
