@@ -3,7 +3,8 @@
     VaultPgError
     ├── SettingsError            bad settings; every mistake of one start at once
     ├── NotRunning               `get_pool()` with no manager running
-    ├── NoCredential             no credential that works: checkouts are refused until there is one
+    ├── NoCredential             no credential that works: checkouts are refused until there is one (of a pool: CheckoutRefused,
+    │                            which is psycopg's OperationalError too)
     ├── SourceError              a file or a function that the credential comes from gives none now (transient)
     │   └── SourceBroken         the code of a source is wrong: nothing but another code helps
     ├── TooSlow                  a new credential has ended before it could serve (transient)
@@ -57,7 +58,10 @@ class NotRunning(VaultPgError):
 
 
 class NoCredential(VaultPgError):
-    """There is no credential that works; the message says for which role, since when and why."""
+    """There is no credential that works; the message says for which role, since when and why.
+
+    A checkout raises it as `CheckoutRefused`, which logs show: that is a psycopg.OperationalError too. Catch this one.
+    """
 
 
 class TooSlow(VaultPgError):
@@ -142,7 +146,10 @@ class MountNotFound(VaultError):
 
 
 class LeaseLost(VaultError):
-    """Vault no longer knows the lease: its PostgreSQL role is gone, or soon will be."""
+    """Vault no longer knows the lease: its PostgreSQL role is gone, or soon will be.
+
+    Import it as `vault_pg.errors.LeaseLost`: `vault_pg.LeaseLost` is the event that tells of it. Sources raise it, services see the event.
+    """
 
 
 class NotRenewable(VaultError):

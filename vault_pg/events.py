@@ -89,6 +89,8 @@ class SourceUnreadable(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeaseLost(LeaseEvent):
+    """The lease has ended before its time. `vault_pg.LeaseLost` is this; the error of a source is `vault_pg.errors.LeaseLost`."""
+
     name: ClassVar[str] = "lease.lost"
     level: ClassVar[str] = "error"
     why: str

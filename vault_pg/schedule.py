@@ -127,7 +127,7 @@ def next_step(lease: Lease, token: Token, current: Token, draw: float, limits: L
     token_out = math.inf if token.extendable else token.end
     if token_out <= min(lease.end, aged_out):
         # Only a new token could help, and getting one is the session's business: a new lease would die with this one.
-        return Hold(token_out, "it ends with its token, which cannot be renewed")
+        return Hold(token_out, "it ends with its token, which cannot be renewed, and moves to the next one if one comes")
     if aged_out <= lease.end:
         return Rotate(rotate_point(lease.granted_at, aged_out, limits.lead, draw), "max age is near")
     if lease.capped:

@@ -27,8 +27,12 @@ from vault_pg.events import (
     GenerationRetired,
     LeaseRenewed,
     LeaseRotated,
+    LeasesLeftBehind,
+    ManagerStarted,
+    ManagerStopped,
     RotationFailed,
     TokenIssued,
+    TokenLost,
     TokenRevoked,
 )
 from vault_pg.manager.reader import Survey
@@ -213,7 +217,13 @@ def test_an_error_is_shown_in_full_however_narrow_the_terminal() -> None:
 
 @pytest.mark.parametrize(
     ("action", "seconds", "words"),
-    [("retry", 0.0, "trying now: Vault is away"), ("renew", 0.04, "renew now: Vault"), ("retry", 0.1, "retry in 0.1 s: Vault")],
+    [
+        ("retry", 0.0, "trying now: Vault is away"),
+        ("renew", 0.04, "renew now: Vault"),
+        ("retry", 0.1, "retry in 0.1 s: Vault"),
+        ("hold", 20.0, "ends in 20 s: Vault is away"),
+        ("hold", 0.0, "ends now: Vault is away"),
+    ],
 )
 def test_a_step_whose_time_has_come_is_under_way(action: Action, seconds: float, words: str) -> None:
     step = NextStep(action=action, in_seconds=seconds, why="Vault is away")
@@ -332,7 +342,11 @@ def test_a_record_counts_what_the_manager_tells() -> None:
             "Vault is sealed; again in 2.0 s",
         ),
         (TokenIssued(method="token", serial=1, ttl_seconds=None, renewable=False), "token token 1, never ends"),
-        (TokenRevoked(method="approle", serial=2), "method approle, serial 2"),
+        (TokenRevoked(method="approle", serial=2), "approle token 2"),
+        (ManagerStarted(databases=("default", "reports")), "keeps default and reports"),
+        (ManagerStopped(databases=("default",), seconds=0.019, left_behind=()), "in 0.0 s, leases left behind: none"),
+        (LeasesLeftBehind(lease_ids=("a/b", "c/d")), "lease ids a/b and c/d"),
+        (TokenLost(method="token", serial=3, why="it is dead"), "method token, serial 3, why it is dead"),
     ],
 )
 def test_events_in_words(event: Event, words: str) -> None:

@@ -107,7 +107,9 @@ def test_a_live_renewable_token_does_not_hurry_the_lease() -> None:
 @pytest.mark.parametrize("token", [a_token(ttl=600, renewable=False), a_token(ttl=600, asked=3600)])
 def test_a_token_at_its_end_leaves_nothing_to_do_but_hold(token: Token) -> None:
     """A new lease would die with the same token: minting would be for nothing."""
-    assert step(a_lease(ttl=3600), token) == Hold(600, "it ends with its token, which cannot be renewed")
+    assert step(a_lease(ttl=3600), token) == Hold(
+        600, "it ends with its token, which cannot be renewed, and moves to the next one if one comes"
+    )
     assert isinstance(step(a_lease(ttl=300), token), Renew)
 
 

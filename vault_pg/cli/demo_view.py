@@ -210,4 +210,4 @@ class LiveView(View):
 
 
 def _clock(seconds: float) -> str:
-    return f"{seconds:6.1f} s"
+    return f"{round(seconds, 1) + 0.0:6.1f} s"  # without it a moment before the start is -0.0

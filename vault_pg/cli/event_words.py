@@ -16,12 +16,15 @@ from vault_pg.events import (
     LeaseRenewed,
     LeaseRevoked,
     LeaseRotated,
+    ManagerStarted,
+    ManagerStopped,
     PasswordExchanged,
     RenewalFailed,
     RotationFailed,
     SourceUnreadable,
     TokenIssued,
     TokenRenewed,
+    TokenRevoked,
 )
 
 
@@ -29,7 +32,32 @@ from vault_pg.events import (
 def describe(event: Event) -> str:
     """What an event says beyond its name."""
     facts = ((field.name, getattr(event, field.name)) for field in dataclasses.fields(event) if field.name != "at")
-    return ", ".join(f"{name} {value}" for name, value in facts)
+    return ", ".join(f"{name.replace('_', ' ')} {_words(value)}" for name, value in facts)
+
+
+def _words(value: object) -> str:
+    match value:
+        case None | ():
+            return "none"
+        case tuple():
+            return " and ".join(map(str, value))
+        case _:
+            return str(value)
+
+
+@describe.register
+def _(event: ManagerStarted) -> str:
+    return f"keeps {_words(event.databases)}"
+
+
+@describe.register
+def _(event: ManagerStopped) -> str:
+    return f"in {duration(event.seconds)}, leases left behind: {_words(event.left_behind)}"
+
+
+@describe.register
+def _(event: TokenRevoked) -> str:
+    return f"{event.method} token {event.serial}"
 
 
 @describe.register

@@ -136,7 +136,9 @@ def next_step(step: NextStep | None) -> Text:
 
 
 def due(step: NextStep) -> str:
-    """`renew in 48 s`; a step whose time has come is under way."""
+    """`renew in 48 s`; a step whose time has come is under way. Where nothing can be done it is the end that comes."""
+    if step.action == "hold":
+        return f"ends in {duration(step.in_seconds)}" if step.in_seconds > 0 else "ends now"
     if step.in_seconds > 0:
         return f"{step.action} in {duration(step.in_seconds)}"
     return "trying now" if step.action == "retry" else f"{step.action} now"
