@@ -36,12 +36,14 @@ if TYPE_CHECKING:
         VaultUnavailable,
     )
     from vault_pg.events import (
+        ClocksParted,
         CredentialExpired,
         DatabaseRecovered,
         DrainOverdue,
         Event,
         GenerationClosed,
         GenerationRetired,
+        LeaseCorrected,
         LeaseIssued,
         LeaseLost,
         LeaseRenewed,
@@ -110,8 +112,9 @@ _ERRORS = (
     "VaultUnavailable",
 )  # fmt: skip
 _EVENTS = (
-    "CredentialExpired", "DatabaseRecovered", "DrainOverdue", "Event", "GenerationClosed", "GenerationRetired", "LeaseIssued",
-    "LeaseLost", "LeaseRenewed", "LeaseRevoked", "LeaseRotated", "ManagerStarted", "ManagerStopped", "NotificationsMissed",
+    "ClocksParted", "CredentialExpired", "DatabaseRecovered", "DrainOverdue", "Event", "GenerationClosed", "GenerationRetired",
+    "LeaseCorrected", "LeaseIssued", "LeaseLost", "LeaseRenewed", "LeaseRevoked", "LeaseRotated", "ManagerStarted",
+    "ManagerStopped", "NotificationsMissed",
     "PasswordExchanged", "RenewalFailed", "SourceUnreadable",
     "RevocationFailed", "RotationFailed", "StatusUnavailable", "TaskDied", "TokenIssued", "TokenLost", "TokenRenewalFailed",
     "TokenRenewed", "TokenRevocationFailed", "TokenRevoked", "LeasesLeftBehind", "StartDelayed",
@@ -150,6 +153,7 @@ __all__ = [
     "BackendUnavailable",
     "CallableSource",
     "CertAuth",
+    "ClocksParted",
     "CommitOutcomeUnknown",
     "ConnectionInfo",
     "Credential",
@@ -177,6 +181,7 @@ __all__ = [
     "KubernetesAuth",
     "LdapAuth",
     "Lease",
+    "LeaseCorrected",
     "LeaseIssued",
     "LeaseLost",
     "LeaseManager",

@@ -52,6 +52,16 @@ class LeaseRenewed(LeaseEvent):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LeaseCorrected(LeaseEvent):
+    """A look-up says that less is left than was believed: this machine was paused, and no clock of it saw that."""
+
+    name: ClassVar[str] = "lease.corrected"
+    level: ClassVar[str] = "warning"
+    remaining_seconds: float
+    sooner_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LeaseRotated(LeaseEvent):
     """The new generation serves."""
 
@@ -260,6 +270,18 @@ class TaskDied(Event):
     level: ClassVar[str] = "critical"
     task: str
     error: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClocksParted(Event):
+    """A suspend, a pause of the virtual machine, or a clock that somebody has set: every lease is looked up."""
+
+    name: ClassVar[str] = "manager.clocks_parted"
+    level: ClassVar[str] = "warning"
+    slept_seconds: float
+    """The timers of the event loop are that late."""
+    stepped_seconds: float
+    """So far the wall clock has run ahead; below zero: fallen behind."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,6 +14,9 @@ GRANT_SLACK = 1.0
 """Seconds that rounding may account for: Vault counts in whole seconds."""
 
 
+COUNT_SLACK = 1.5
+"""Seconds that a look-up may tell too few: Vault rounds its own now to a whole second, and what is left down to one."""
+
 SPARE_USES = 3
 """Uses that a token of few is left with: to be revoked, and for requests that failed in between."""
 
@@ -179,6 +182,10 @@ class Lease:
 
     def renewed(self, *, granted_at: Instant, ttl: float, asked: float, renewable: bool) -> Lease:
         return replace(self, granted_at=granted_at, ttl=ttl, asked=asked, renewable=renewable, renewals=self.renewals + 1)
+
+    def ending_at(self, end: Instant) -> Lease:
+        """The same grant, seen to end then: it was made that much earlier than the lease clock says."""
+        return replace(self, issued_at=self.issued_at + end - self.end, granted_at=self.granted_at + end - self.end)
 
     def unrenewable(self) -> Lease:
         """The same lease, known not to be renewable any more (no right to, or Vault said so)."""

@@ -35,8 +35,8 @@ class CredentialSource(Protocol):
 class LooksUp(Protocol):
     """A source that knows whether a lease of it lives."""
 
-    async def lookup(self, lease: Lease, *, timeout: float) -> object:
-        """Raises LeaseLost where it no longer does."""
+    async def lookup(self, lease: Lease, *, timeout: float) -> float | None:
+        """The seconds that it has left, or None if that is not known. Raises LeaseLost where it no longer lives."""
         ...
 
 

@@ -16,7 +16,7 @@ from pydantic import SecretStr
 from tests.unit.memory_postgres import MemoryPostgres
 from tests.unit.memory_vault import DENIED, DOWN, MemoryCalls, MemoryVault, Refusal, Reply
 from vault_pg import errors
-from vault_pg.clock import Clock
+from vault_pg.clock import Clock, Clocks
 from vault_pg.events import (
     CredentialExpired,
     DatabaseRecovered,
@@ -118,6 +118,7 @@ async def world(
     seed: int = 1,
     clock: Clock | None = None,
     vaults_clock: Clock | None = None,
+    wall_clock: Clock | None = None,
     **options: Any,
 ) -> AsyncIterator[World]:
     clock = clock or asyncio.get_running_loop().time
@@ -143,10 +144,22 @@ async def world(
         for serial in session.old_serials - needed:
             await session.forget(serial, timeout=10)
 
-    keeper = Keeper(tenure, ended=forget)
+    clocks = Clocks(asyncio.get_running_loop().time, clock, wall_clock or clock)
+
+    def look() -> None:
+        if clocks.look() is not None:
+            session.recheck()
+            keeper.recheck()
+
+    async def watch_clocks() -> None:
+        while True:
+            await asyncio.sleep(1)
+            look()
+
+    keeper = Keeper(tenure, ended=forget, woken=look)
     await session.open()
     await keeper.start(30.0)
-    tasks = [asyncio.create_task(session.run()), asyncio.create_task(keeper.run())]
+    tasks = [asyncio.create_task(work()) for work in (session.run, keeper.run, watch_clocks)]
     try:
         yield World(keeper, vault, leases, postgres, events)
         assert not [task for task in tasks if task.done()]

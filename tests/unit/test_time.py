@@ -6,27 +6,51 @@ import asyncio
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 
 from tests.unit.memory_vault import Reply
-from tests.unit.test_keeper import ISSUE, RENEW, REVOKE, World, world
+from tests.unit.test_keeper import ISSUE, LOOK_UP, RENEW, REVOKE, World, world
 from vault_pg import errors
-from vault_pg.events import CredentialExpired, DatabaseRecovered, LeaseIssued, LeaseRenewed, LeaseRotated, RotationFailed
+from vault_pg.events import (
+    CredentialExpired,
+    DatabaseRecovered,
+    LeaseCorrected,
+    LeaseIssued,
+    LeaseLost,
+    LeaseRenewed,
+    LeaseRotated,
+    RotationFailed,
+)
+from vault_pg.vault.endpoints import Extension, Grant
+from vault_pg.vault.tokens import Tokens
 
 pytestmark = pytest.mark.looptime
 
 
 class Machine:
-    """Its event loop's clock stands still while it sleeps; the lease clock runs on, and Vault's does."""
+    """Its event loop's clock stands still while it sleeps. While it is paused the lease clock does too, and only the wall clock tells."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self.slept = 0.0
+        self.slept = self.paused = self.stepped = 0.0
 
     def lease_clock(self) -> float:
         return self._loop.time() + self.slept
 
     def vaults_clock(self) -> float:
-        return self.lease_clock()
+        return self.lease_clock() + self.paused
+
+    def wall_clock(self) -> float:
+        return self.vaults_clock() + self.stepped
+
+    @property
+    def clocks(self) -> dict[str, Any]:
+        return {"clock": self.lease_clock, "vaults_clock": self.vaults_clock, "wall_clock": self.wall_clock}
+
+
+async def alive(w: World) -> bool:
+    """Whoever serves is of a lease that Vault holds alive."""
+    return f"{ISSUE}/{(await w.serves()).rpartition('-')[2]}" in w.leases.alive
 
 
 async def refused(w: World) -> str:
@@ -89,6 +113,231 @@ async def test_a_lease_that_has_ended_meanwhile_is_not_renewed_but_replaced() ->
         await asyncio.sleep(0.75 * 3600)
         assert f"{ISSUE}/1" not in {asked.body["lease_id"] for asked in w.vault.asked if asked.path == RENEW}
         assert await w.serves() == "v-app-2"
+
+
+# -- suspends
+
+
+@pytest.mark.parametrize("slept", [60.0, 1000.0, 3000.0, 3590.0])
+async def test_after_a_sleep_within_the_ttl_the_lease_is_looked_up_first_and_serves_on(slept: float) -> None:
+    machine = Machine()
+    async with world(ttl=3600, max_ttl=86_400, token_ttl=864_000, **machine.clocks) as w:
+        await asyncio.sleep(1.5)
+        before = len(w.vault.asked)
+        machine.slept += slept
+        assert await w.serves() == "v-app-1"
+        await asyncio.sleep(1.5)
+        assert [asked.path for asked in w.vault.asked[before:]][:2] == ["auth/token/lookup-self", LOOK_UP]
+        await asyncio.sleep(2)
+        assert await w.serves() == "v-app-1"
+        assert bool(w.of(LeaseRenewed)) == (slept > 0.75 * 3600)
+        assert not w.of(CredentialExpired, LeaseLost, LeaseCorrected)
+
+
+async def test_after_a_sleep_past_the_tokens_end_the_first_checkout_is_refused_and_a_new_login_mends_it() -> None:
+    machine = Machine()
+    async with world(ttl=3600, max_ttl=86_400, token_ttl=600, **machine.clocks) as w:
+        await asyncio.sleep(1.5)
+        machine.slept += 601
+        w.vault.dead.add("hvs.1")
+        w.leases.ends.clear()
+        await refused(w)
+        await asyncio.sleep(3)
+        assert await w.serves() == "v-app-2"
+        assert w.vault.logins == 2
+        assert len(w.of(LeaseIssued)) == 2
+
+
+@pytest.mark.parametrize("slept", [1800.0, 3500.0])
+async def test_woken_within_the_ttl_while_vault_is_down_it_serves_on(slept: float) -> None:
+    machine = Machine()
+    async with world(ttl=3600, max_ttl=86_400, token_ttl=864_000, **machine.clocks) as w:
+        await asyncio.sleep(1.5)
+        mend = w.down()
+        machine.slept += slept
+        for _ in range(45):
+            await asyncio.sleep(1)
+            assert await w.serves() == "v-app-1"
+        mend()
+        await asyncio.sleep(30)
+        assert await w.serves() == "v-app-1"
+        assert w.vault.times(LOOK_UP)[-1] >= slept + 45
+        assert not w.of(CredentialExpired, LeaseLost)
+
+
+@pytest.mark.parametrize("slept", [3600.0, 86_400.0])
+async def test_woken_past_the_end_while_vault_is_down_it_refuses_and_serves_soon_after_vault_is_back(slept: float) -> None:
+    machine = Machine()
+    async with world(ttl=3600, max_ttl=86_400, token_ttl=864_000, **machine.clocks) as w:
+        await asyncio.sleep(1.5)
+        mend = w.down()
+        machine.slept += slept
+        for _ in range(120):
+            await refused(w)
+            await asyncio.sleep(1)
+        assert len(w.vault.times(ISSUE)) <= 1 + 120  # no hot loop
+        mend()
+        await asyncio.sleep(5)
+        assert await w.serves() == "v-app-2"
+        assert len(w.of(CredentialExpired)) == len(w.of(DatabaseRecovered)) == 1
+
+
+# -- clocks that are set, and pauses that only the wall clock shows
+
+
+@pytest.mark.parametrize("paused", [600.0, 2000.0, 3300.0])
+async def test_after_a_pause_within_the_ttl_vaults_own_count_says_when_the_lease_ends(paused: float) -> None:
+    machine = Machine()
+    async with world(ttl=3600, max_ttl=864_000, token_ttl=864_000, **machine.clocks) as w:
+        await asyncio.sleep(100)
+        before, lease = len(w.vault.asked), w.keeper.tenure.lease
+        machine.paused += paused
+        await asyncio.sleep(2)
+        assert [asked.path for asked in w.vault.asked[before:]][:2] == ["auth/token/lookup-self", LOOK_UP]
+        corrected = w.keeper.tenure.lease
+        assert lease is not None
+        assert corrected is not None
+        assert not corrected.capped
+        assert lease.issued_at - corrected.issued_at == pytest.approx(paused, abs=2)
+        [event] = w.of(LeaseCorrected)
+        assert event.sooner_seconds == pytest.approx(paused, abs=2)
+        for _ in range(700):
+            await asyncio.sleep(10)
+            assert await alive(w)
+        assert await w.serves() == "v-app-1"
+        assert not w.of(CredentialExpired, LeaseLost)
+
+
+async def test_after_a_pause_past_the_leases_end_it_is_found_lost_before_anything_else_and_replaced() -> None:
+    machine = Machine()
+    async with world(ttl=3600, max_ttl=86_400, token_ttl=864_000, **machine.clocks) as w:
+        await asyncio.sleep(100)
+        before = len(w.vault.asked)
+        machine.paused += 4000
+        await asyncio.sleep(3)
+        assert [asked.path for asked in w.vault.asked[before:]][:2] == ["auth/token/lookup-self", LOOK_UP]
+        assert await w.serves() == "v-app-2"
+        assert len(w.of(LeaseLost)) == len(w.of(LeaseRotated)) == 1
+
+
+async def test_a_keeper_that_wakes_first_looks_the_lease_up_before_it_does_what_was_due() -> None:
+    machine = Machine()
+    async with world(ttl=3600, max_ttl=86_400, token_ttl=864_000, **machine.clocks) as w:
+        step = w.keeper.tenure.next_step()
+        await asyncio.sleep(step.at - machine.lease_clock() - 0.01)
+        before = len(w.vault.asked)
+        machine.paused += 4000
+        await asyncio.sleep(0.02)
+        assert LOOK_UP in [asked.path for asked in w.vault.asked[before:]]
+        await asyncio.sleep(2)
+        assert RENEW not in [asked.path for asked in w.vault.asked]
+        assert await w.serves() == "v-app-2"
+
+
+async def test_after_a_pause_the_lease_is_looked_up_again_and_again_until_vault_answers() -> None:
+    machine = Machine()
+    async with world(ttl=3600, max_ttl=864_000, token_ttl=864_000, **machine.clocks) as w:
+        await asyncio.sleep(100)
+        mend = w.down()
+        machine.paused += 3000
+        await asyncio.sleep(120)
+        assert 120 / 40 <= len(w.vault.times(LOOK_UP)) <= 20
+        assert await w.serves() == "v-app-1"
+        assert not w.of(LeaseCorrected)
+        mend()
+        await asyncio.sleep(40)
+        assert len(w.of(LeaseCorrected)) == 1
+        asked = len(w.vault.times(LOOK_UP))
+        for _ in range(360):
+            await asyncio.sleep(10)
+            assert await alive(w)
+        assert len(w.vault.times(LOOK_UP)) == asked
+        assert not w.of(CredentialExpired, LeaseLost)
+
+
+async def test_a_pause_is_taken_off_the_tokens_life_too() -> None:
+    machine = Machine()
+    async with world(ttl=3600, max_ttl=864_000, token_ttl=7200, **machine.clocks) as w:
+        session = w.keeper.tenure.session
+        assert session is not None
+        await asyncio.sleep(100)
+        machine.paused += 3000
+        w.vault.token_left = 500
+        await asyncio.sleep(2)
+        assert session.token.end - machine.lease_clock() <= 500
+        assert w.keeper.tenure.horizon - machine.lease_clock() <= 500
+        await asyncio.sleep(450)
+        assert w.vault.times("auth/token/renew-self")
+        assert w.vault.logins == 1
+
+
+@pytest.mark.parametrize("step", [-86_400.0, -10.0, 10.0, 86_400.0])
+async def test_a_clock_that_is_set_harms_nothing(step: float) -> None:
+    machine = Machine()
+    async with world(ttl=3600, max_ttl=864_000, token_ttl=864_000, **machine.clocks) as w:
+        await asyncio.sleep(100)
+        due, left = w.keeper.tenure.next_step(), w.keeper.tenure.left
+        machine.stepped += step
+        await asyncio.sleep(2)
+        assert len(w.vault.times(LOOK_UP)) == 1
+        assert w.keeper.tenure.next_step() == due
+        assert w.keeper.tenure.left == pytest.approx(left - 2)
+        assert await w.serves() == "v-app-1"
+        assert not w.of(CredentialExpired, LeaseLost, LeaseCorrected, LeaseRotated)
+
+
+async def test_a_clock_that_is_set_right_bit_by_bit_has_not_leapt() -> None:
+    machine = Machine()
+    async with world(ttl=3600, max_ttl=864_000, token_ttl=864_000, **machine.clocks) as w:
+        for _ in range(500):
+            await asyncio.sleep(1)
+            machine.stepped += 0.5
+        assert not w.vault.times(LOOK_UP)
+
+
+async def test_many_short_sleeps_add_up_to_one_that_counts() -> None:
+    machine = Machine()
+    async with world(ttl=3600, max_ttl=864_000, token_ttl=864_000, **machine.clocks) as w:
+        for _ in range(20):
+            await asyncio.sleep(5)
+            machine.slept += 0.4
+        assert 5 <= len(w.vault.times(LOOK_UP)) <= 7
+
+
+# -- what a look-up says
+
+
+async def test_a_look_up_does_not_take_back_a_renewal_that_was_granted_after_it_was_asked() -> None:
+    async with world(ttl=60, max_ttl=86_400) as w:
+        before = w.keeper.tenure.lease
+        assert before is not None
+        await asyncio.sleep(46)
+        renewed = w.keeper.tenure.lease
+        assert renewed is not None
+        assert renewed.renewals == 1
+        w.keeper.renewal.count(before, renewed.granted_at - 1, 1.0)
+        assert w.keeper.tenure.lease is renewed
+
+
+async def test_rounding_corrects_nothing() -> None:
+    async with world(ttl=10, max_ttl=86_400) as w:
+        lease = w.keeper.tenure.lease
+        assert lease is not None
+        now = w.vault.clock()
+        w.keeper.renewal.count(lease, now - 1, lease.end - now - 1.5)
+        assert w.keeper.tenure.lease is lease
+        w.keeper.renewal.count(lease, now - 1, lease.end - now - 1.6)
+        assert w.keeper.tenure.lease is not lease
+        assert w.keeper.tenure.left == pytest.approx(lease.end - now - 2.6)
+
+
+def test_a_look_up_of_a_token_does_not_take_back_a_renewal_that_was_granted_after_it_was_asked() -> None:
+    tokens = Tokens(lambda: 100.0)
+    grant = Grant(secret=SecretStr("hvs.x"), ttl=60.0, renewable=True)
+    tokens.adopt(grant, 50.0)
+    extended = tokens.extend(1, Extension(lease_duration=60, renewable=True), granted_at=99.0, asked=60.0)
+    tokens.see(1, grant.model_copy(update={"ttl": 12.0}), 98.0)
+    assert tokens.current == extended
 
 
 # -- late answers
@@ -156,7 +405,7 @@ async def test_an_answer_that_a_sleep_holds_up_past_what_it_grants_is_not_truste
         else:
             await asyncio.sleep(45)
         await asyncio.sleep(5)
-        assert f"{ISSUE}/{(await w.serves()).rpartition('-')[2]}" in w.leases.alive
+        assert await alive(w)
         assert len(w.vault.times(ISSUE)) <= 3
         assert len(w.of(CredentialExpired)) <= 1
 

@@ -11,6 +11,7 @@ from vault_pg.events import (
     Event,
     GenerationClosed,
     GenerationRetired,
+    LeaseCorrected,
     LeaseIssued,
     LeaseLost,
     LeaseRenewed,
@@ -78,6 +79,11 @@ def _(event: PasswordExchanged) -> str:
 def _(event: LeaseRenewed) -> str:
     capped = "; less than asked for, max TTL is near" if event.capped else ""
     return f"with {duration(event.remaining_seconds)} left, now {duration(event.ttl_seconds)}{capped}"
+
+
+@describe.register
+def _(event: LeaseCorrected) -> str:
+    return f"{duration(event.remaining_seconds)} left, {duration(event.sooner_seconds)} less than believed"
 
 
 @describe.register

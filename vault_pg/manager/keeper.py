@@ -37,9 +37,15 @@ LOST_GRACE = 1.5
 
 
 class Keeper:
-    """Keeps a credential alive behind one HotSwapPool. `ended` is called after each lease that it has done with."""
+    """Keeps a credential alive behind one HotSwapPool.
 
-    def __init__(self, tenure: Tenure, *, ended: Callable[[], Awaitable[object]]) -> None:
+    `ended` is called after each lease that it has done with; `woken` whenever it wakes, before it does anything: that is to `recheck()`
+    it if the clocks have parted.
+    """
+
+    def __init__(
+        self, tenure: Tenure, *, ended: Callable[[], Awaitable[object]], woken: Callable[[], object] = lambda: None
+    ) -> None:
         self.name = tenure.name
         self.tenure = tenure
         self.ledger = Ledger(tenure)
@@ -49,6 +55,7 @@ class Keeper:
         self.rotation: Rotation | None = None
         self.holder: HotSwapPool[AsyncConnection[Any]] | None = None
         self._ended = ended
+        self._woken = woken
         self._alarm: asyncio.TimerHandle | None = None
         self._until: Instant = math.inf
         """When the alarm is due, on the lease clock: timers come late after a suspend, or in a loop that was blocked."""
@@ -89,7 +96,7 @@ class Keeper:
             tenure, self.ledger, self.renewal, self.holder, pool, given_up=self._expire, ended=self._ended, watch=self._watch
         )
         tenure.adopt(lease)
-        tenure.on_adopted, tenure.on_lost = self._arm, self._lost
+        tenure.on_moved, tenure.on_lost = self._arm, self._lost
         if tenure.session is not None:
             self._deaf = tenure.session.add_token_listener(self._token_changed)
         self._arm()
@@ -102,6 +109,7 @@ class Keeper:
         async with self._watching(source) if isinstance(source, Watches) else nullcontext():
             self._arm()
             while True:
+                self._woken()
                 self._expired()
                 if self.suspicion.pending and self.suspicion.due_in <= MOMENT:
                     await self.suspicion.investigate()
@@ -151,7 +159,7 @@ class Keeper:
     def recheck(self) -> None:
         """The clocks have parted, so timers may be late and the lease may have ended: ask Vault, assume nothing."""
         self._arm()
-        self.suspicion.raise_()
+        self.suspicion.distrust_clocks()
         self.tenure.wake()
 
     def _watch(self, pool: LeasedPool[AsyncConnection[Any]]) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import os
 import random
+import time
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -15,9 +16,10 @@ from typing import Any, Self
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
 
 from vault_pg import fork, schedule
-from vault_pg.clock import Clock, boottime
+from vault_pg.clock import Clock, Clocks, boottime
 from vault_pg.errors import NotRunning, SettingsError, VaultPgError
 from vault_pg.events import (
+    ClocksParted,
     Event,
     Listener,
     ManagerStarted,
@@ -38,8 +40,8 @@ from vault_pg.pool import HotSwapPool
 from vault_pg.settings import Settings
 from vault_pg.vault import VaultSession
 
-LEAP = 1.0
-"""Seconds by which the lease clock may run ahead of the event loop's before everything is looked at anew (a suspend, most likely)."""
+LOOK = 1.0
+"""Seconds between two looks at the clocks, at the most."""
 
 AT_ONCE = 32
 """Databases that are opened at a time. Each is a call of Vault's in a thread of its own, then a login: a process with thousands of them
@@ -64,6 +66,7 @@ class LeaseManager:
         settings: Settings | None = None,
         *,
         clock: Clock = boottime,
+        wall_clock: Callable[[], float] = time.time,
         draw: Callable[[], float] = random.random,
         shared: bool = True,
     ) -> None:
@@ -71,6 +74,8 @@ class LeaseManager:
         if not isinstance(self.settings, Settings):
             raise SettingsError(f"LeaseManager takes a Settings, not a {type(settings).__name__}")
         self._clock = clock
+        self._wall_clock = wall_clock
+        self._clocks: Clocks | None = None
         self._draw = draw
         self._listeners: list[Listener] = [Journal()]
         self._keepers: dict[str, Keeper] = {}
@@ -179,8 +184,9 @@ class LeaseManager:
         if session is not None:
             await self._try("logging in to Vault", session.open, deadline)
             self._supervise("token", session.run)
+        self._clocks = Clocks(asyncio.get_running_loop().time, self._clock, self._wall_clock)
         self._supervise("clock", self._watch_clock)
-        emit, ended = self._emit, self._forget_tokens  # made once, not once a database
+        emit, ended, woken = self._emit, self._forget_tokens, self._look_at_clocks  # made once, not once a database
         for name, settings in self.settings.databases.items():
             tenure = Tenure(
                 name,
@@ -191,7 +197,7 @@ class LeaseManager:
                 draw=self._draw,
                 vault_timeout=self.settings.vault.timeout,
             )
-            self._keepers[name] = Keeper(tenure, ended=ended)
+            self._keepers[name] = Keeper(tenure, ended=ended, woken=woken)
         first: VaultPgError | None = None
         turn = asyncio.Semaphore(AT_ONCE)
         try:
@@ -304,16 +310,19 @@ class LeaseManager:
             raise
 
     async def _watch_clock(self) -> None:
-        """Timers of the loop stand still during a suspend, leases do not: when the clocks part, wake everybody."""
-        loop = asyncio.get_running_loop()
-        offset = self._clock() - loop.time()
         while True:
-            await asyncio.sleep(LEAP)
-            now = self._clock() - loop.time()
-            if abs(now - offset) > LEAP:
-                for keeper in self._keepers.values():
-                    keeper.recheck()
-            offset = now
+            await asyncio.sleep(LOOK)
+            self._look_at_clocks()
+
+    def _look_at_clocks(self) -> None:
+        """When they part nobody may go by what they believed before: neither by timers, which are late, nor by what is left."""
+        if self._clocks is None or (leap := self._clocks.look()) is None:
+            return
+        self._emit(ClocksParted(slept_seconds=round(leap.slept, 3), stepped_seconds=round(leap.stepped, 3)))
+        if self._session is not None:
+            self._session.recheck()
+        for keeper in self._keepers.values():
+            keeper.recheck()
 
     async def _forget_tokens(self) -> None:
         """Old tokens are revoked once no lease of theirs is left."""

@@ -8,10 +8,11 @@ import math
 from tenacity import RetryCallState
 
 from vault_pg import schedule
+from vault_pg.clock import Instant
 from vault_pg.errors import LeaseLost as LeaseIsLost
 from vault_pg.errors import TokenInvalid, VaultPgError
-from vault_pg.events import LeaseLost, LeaseRenewed, RenewalFailed
-from vault_pg.lease import Lease
+from vault_pg.events import LeaseCorrected, LeaseLost, LeaseRenewed, RenewalFailed
+from vault_pg.lease import COUNT_SLACK, Lease
 from vault_pg.manager.ledger import Ledger
 from vault_pg.manager.tenure import Tenure, failure, transient
 
@@ -127,6 +128,19 @@ class Renewal:
                 self.lose(failed)  # any other is told already: it is the rotation's own
         else:
             tenure.last_error, tenure.failed_since, tenure.retry = error, since, retry
+
+    def count(self, lease: Lease, asked_at: Instant, left: float) -> None:
+        """Take the source's own count of what is left, if that is less than ours: there was a pause that no clock of ours has seen.
+
+        Asked at `asked_at`, it says nothing of a renewal that was granted since.
+        """
+        tenure, late = self._tenure, lease.end - (self._tenure.clock() + left)
+        if tenure.lease is not lease or tenure.lost is not None or late <= COUNT_SLACK:
+            return
+        corrected = lease.ending_at(asked_at + left)
+        self._ledger.renewed(corrected)
+        tenure.correct(corrected)
+        tenure.tell(LeaseCorrected, corrected, remaining_seconds=round(left, 3), sooner_seconds=round(late, 3))
 
     def lose(self, error: VaultPgError) -> None:
         """The credential is dead. Its lease is revoked all the same once its pool is closed: Vault may hold it, for want of a role."""

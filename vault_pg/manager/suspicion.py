@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from vault_pg.clock import Instant
 from vault_pg.errors import CredentialRejected, VaultPgError
+from vault_pg.lease import Lease
 from vault_pg.manager.renewal import Renewal
 from vault_pg.manager.tenure import Tenure
 from vault_pg.pool import prove_login
+from vault_pg.schedule import backoff, call_timeout
 from vault_pg.source import LooksUp
 
 ONCE_IN = 1.0
@@ -25,6 +27,9 @@ class Suspicion:
         self._renewal = renewal
         self._pending = False
         self._asked_at: Instant = float("-inf")
+        self._uncounted = False
+        """The lease may have less left than we believe, and its source has not told yet."""
+        self._unanswered = 0
 
     @property
     def pending(self) -> bool:
@@ -36,10 +41,21 @@ class Suspicion:
             self._pending = True
             self._tenure.wake()
 
+    def distrust_clocks(self) -> None:
+        """The same at once, and until the source has told how much is left: our own count of it may be wrong."""
+        self._uncounted, self._unanswered, self._asked_at = True, 0, float("-inf")
+        self.raise_()
+
     @property
     def due_in(self) -> float:
         """Seconds until it may be looked into."""
-        return max(0.0, self._asked_at + ONCE_IN - self._tenure.clock())
+        return max(0.0, self._asked_at + self._pause - self._tenure.clock())
+
+    @property
+    def _pause(self) -> float:
+        if not self._unanswered:
+            return ONCE_IN
+        return max(ONCE_IN, backoff(self._unanswered, 1.0, left=self._tenure.patience))
 
     async def investigate(self) -> None:
         """Ask the source whether the lease lives, and PostgreSQL whether the role does; declare it lost if either says no.
@@ -51,14 +67,15 @@ class Suspicion:
         if lease is None:
             return
         try:
-            if isinstance(tenure.source, LooksUp):
-                async with tenure.asking(tenure.vault_timeout):
-                    await tenure.source.lookup(lease, timeout=tenure.vault_timeout)
+            await self._look_up(lease)
         except VaultPgError as error:
             if self._renewal.is_fatal(error):
                 self._renewal.lose(error)
                 return
-            # else it can't tell now, or not this token; PostgreSQL can
+            if self._uncounted and self._renewal.may_pass(error):
+                self._pending = True
+                self._unanswered += 1
+            # It can't tell now, or not this token; PostgreSQL can.
         try:
             await prove_login(lease.credential, tenure.settings)
         except CredentialRejected as error:
@@ -69,3 +86,14 @@ class Suspicion:
                 self._renewal.lose(error)
         except VaultPgError:
             pass  # not the credential's fault
+
+    async def _look_up(self, lease: Lease) -> None:
+        """Raises VaultPgError, LeaseLost among them."""
+        tenure = self._tenure
+        if isinstance(tenure.source, LooksUp):
+            timeout, asked_at = call_timeout(tenure.left, most=tenure.vault_timeout), tenure.clock()
+            async with tenure.asking(timeout):
+                left = await tenure.source.lookup(lease, timeout=timeout)
+            if isinstance(left, int | float):
+                self._renewal.count(lease, asked_at, left)
+        self._uncounted, self._unanswered = False, 0

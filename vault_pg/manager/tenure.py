@@ -66,8 +66,8 @@ class Tenure:
         """When the next attempt is made after a failed one, and what failed."""
         self.asked: list[asyncio.Future[None]] = []
         """Those who wait for a rotation that they asked for."""
-        self.on_adopted: Callable[[], object] = lambda: None
-        """Told when another lease serves, or the same one as renewed: the horizon has moved."""
+        self.on_moved: Callable[[], object] = lambda: None
+        """Told when the lease is another one, or another grant of it: the horizon has moved."""
         self.on_lost: Callable[[], object] = lambda: None
         """Told at once when the lease is known to be gone."""
         self._luck = draw()
@@ -79,7 +79,12 @@ class Tenure:
         self.lease, self._luck = lease, self.draw()
         self.lost = self.due = self.last_error = self.failed_since = self.retry = None
         self.rejected = False
-        self.on_adopted()
+        self.on_moved()
+
+    def correct(self, lease: Lease) -> None:
+        """The lease that serves ends at another time than we thought."""
+        self.lease = lease
+        self.on_moved()
 
     @property
     def token(self) -> Token | None:

@@ -21,8 +21,8 @@ class DynamicRole(CredentialSource):
     async def renew(self, lease: Lease, increment: float, *, timeout: float) -> Grant:
         return _grant(await self._session.renew(lease, increment, timeout=timeout))
 
-    async def lookup(self, lease: Lease, *, timeout: float) -> None:
-        await self._session.lookup(lease, timeout=timeout)
+    async def lookup(self, lease: Lease, *, timeout: float) -> float:
+        return await self._session.lookup(lease, timeout=timeout)
 
     async def revoke(self, lease: Lease, *, timeout: float) -> None:
         await self._session.revoke(lease, timeout=timeout)

@@ -118,11 +118,14 @@ class Keepalive:
         token = self._tokens.current
         if self._drawn[0] is not token:  # one draw for each grant, however often it is looked at
             self._drawn = (token, self._draw())
+        now = self._clock()
+        if self._tokens.doubted and now < token.end and not self._tokens.dead(token.serial):
+            return TokenStep(now, "look up")
         return token_step(
             token,
             dead=self._tokens.dead(token.serial),
             supply=self._supply,
-            now=self._clock(),
+            now=now,
             draw=self._drawn[1],
             lead=Limits().lead,
         )

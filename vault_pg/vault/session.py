@@ -176,6 +176,10 @@ class VaultSession:
             self._adopt(seen, asked_at)
         return True
 
+    def recheck(self) -> None:
+        """The clocks have parted: let `run` look the token up before anything else."""
+        self._tokens.doubt()
+
     async def take_new_token(self) -> bool:
         """Log in with another token where the file holds one. Trouble with the file is raised only where the current one is dead."""
         if not isinstance(self._login, TokenFile):

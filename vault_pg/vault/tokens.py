@@ -31,6 +31,8 @@ class Tokens:
         self._serial = 0
         self._listeners: list[TokenListener] = []
         self._changed = asyncio.Event()
+        self.doubted = False
+        """The current token may end sooner than we believe: it has to be looked up."""
         self.version = 0
         """Moves with every change."""
 
@@ -91,6 +93,7 @@ class Tokens:
     def see(self, serial: int, grant: Grant, granted_at: Instant) -> Token:
         """The token was looked up: somebody else may have renewed it. What was granted since it was asked stands above that."""
         known = self._known[serial]
+        self.doubted = False
         if granted_at < known.granted_at:
             return known
         token = replace(known, granted_at=granted_at, ttl=grant.ttl)
@@ -99,6 +102,11 @@ class Tokens:
             return known
         self._keep(token)
         return token
+
+    def doubt(self) -> None:
+        """Let the current token be looked up before anything else is done with it."""
+        self.doubted = True
+        self._wake()
 
     def same(self, grant: Grant) -> bool:
         """The grant is one of the current token, and no new one."""
@@ -177,9 +185,13 @@ class Tokens:
 
     def _keep(self, token: Token) -> None:
         self._known[token.serial] = token
+        self.doubted = False
+        self._wake()
+        for listener in tuple(self._listeners):
+            listener()
+
+    def _wake(self) -> None:
         self.version += 1
         # Set and replaced: those who wait now wake, those who come next wait for the next change.
         self._changed.set()
         self._changed = asyncio.Event()
-        for listener in tuple(self._listeners):
-            listener()
