@@ -485,3 +485,29 @@ class _nothing:  # noqa: N801 - reads as a function
     def __enter__(self) -> None: ...
 
     def __exit__(self, *_: object) -> None: ...
+
+
+async def test_a_renewal_that_fails_beside_a_failing_rotation_is_no_hot_loop() -> None:
+    """While a rotation fails the old lease is kept alive; if Vault can't renew it either, that is asked less and less often."""
+    async with world(ttl=600, max_ttl=86_400, max_age=700) as w:
+        await asyncio.sleep(200)
+        end = w.down(ISSUE, RENEW)
+        await asyncio.sleep(60)
+        w.keeper.tenure.ask_again("so that a rotation fails for long")
+        start = w.vault.clock()
+        await asyncio.sleep(220)
+        renewals = [at for at in w.vault.times(RENEW) if at >= start]
+        assert len(renewals) <= 60
+        end()
+        await asyncio.sleep(31)
+        assert w.keeper.tenure.last_error is None
+
+
+async def test_a_rotation_by_hand_that_fails_leaves_no_mark_on_a_credential_that_is_well() -> None:
+    async with world(ttl=3600, max_ttl=86_400) as w:
+        end = w.down(ISSUE)
+        with pytest.raises(errors.VaultUnavailable):
+            await w.keeper.rotate()
+        end()
+        assert (w.keeper.tenure.last_error, w.keeper.tenure.failed_since, w.keeper.tenure.retry) == (None, None, None)
+        assert len(w.of(RotationFailed)) == 1

@@ -113,12 +113,20 @@ class Renewal:
 
     async def keep_alive(self) -> None:
         """Beside a rotation, for as long as that takes: renew the lease when its time has come, for it is all that serves."""
+        tenure, failures, wait = self._tenure, 0, PAUSE
         while True:
-            await asyncio.sleep(max(PAUSE, self._tenure.until_renewal))
-            if self._tenure.due_for_renewal:
-                await self._keep_alive_once()
+            await asyncio.sleep(max(wait, tenure.until_renewal))
+            wait = PAUSE
+            if not tenure.due_for_renewal:
+                continue
+            failed = await self._keep_alive_once()
+            failures = 0 if failed is None else failures + 1
+            if failed is not None:
+                retry_after = getattr(failed, "retry_after", None)
+                wait = schedule.backoff(failures, tenure.draw(), left=tenure.patience, retry_after=retry_after)
 
-    async def _keep_alive_once(self) -> None:
+    async def _keep_alive_once(self) -> VaultPgError | None:
+        """What it failed with, if it failed."""
         tenure = self._tenure
         error, since, retry = tenure.last_error, tenure.failed_since, tenure.retry
         try:
@@ -126,8 +134,9 @@ class Renewal:
         except VaultPgError as failed:
             if self.is_fatal(failed):
                 self.lose(failed)  # any other is told already: it is the rotation's own
-        else:
-            tenure.last_error, tenure.failed_since, tenure.retry = error, since, retry
+            return failed
+        tenure.last_error, tenure.failed_since, tenure.retry = error, since, retry
+        return None
 
     def count(self, lease: Lease, asked_at: Instant, left: float) -> None:
         """Take the source's own count of what is left, if that is less than ours: there was a pause that no clock of ours has seen.

@@ -64,16 +64,20 @@ class Rotation:
 
     async def run(self, why: str) -> None:
         """Rotate, trying again for ever; one that was asked for is tried once. Until it works the old credential is kept alive."""
+        tenure = self._tenure
+        before = tenure.last_error, tenure.failed_since, tenure.retry
         self.under_way = True
-        keeping = asyncio.create_task(self._renewal.keep_alive(), name=f"vault-pg-keep-{self._tenure.name}")
+        keeping = asyncio.create_task(self._renewal.keep_alive(), name=f"vault-pg-keep-{tenure.name}")
         try:
-            async for attempt in self._tenure.retrying(self._failed, give_up=lambda: why == ASKED):
+            async for attempt in tenure.retrying(self._failed, give_up=lambda: why == ASKED):
                 with attempt:
                     await self._once(why)
         except VaultPgError as error:
-            self._tell_failed(error, attempt=1, wait=None)  # whoever asked is told; the lease goes on as it was
+            self._tell_failed(error, attempt=1, wait=None)
+            if tenure.patience > 0:  # whoever asked is told; the lease goes on as it was
+                tenure.last_error, tenure.failed_since, tenure.retry = before
         except BaseException as error:
-            self._tenure.answer(VaultPgError(f"the rotation was ended by {type(error).__name__}"))
+            tenure.answer(VaultPgError(f"the rotation was ended by {type(error).__name__}"))
             raise
         finally:
             self.under_way = False
