@@ -428,3 +428,16 @@ async def test_a_pool_that_is_ready_after_its_lease_has_ended_does_not_replace_t
         with pytest.raises(errors.TooSlow, match="its pool was ready"):
             await w.keeper.rotate()
         assert not w.of(LeaseRotated)
+
+
+async def test_while_a_rotation_hangs_checkouts_are_refused_from_the_horizon_on_as_the_last_renewal_has_moved_it() -> None:
+    async with world(ttl=60, max_ttl=90, build_timeout=600) as w:
+        w.postgres.latency = 3600.0
+        await asyncio.sleep(46)
+        assert "v-app-1" in {event.username for event in w.of(LeaseRenewed)}
+        await asyncio.sleep(w.keeper.tenure.left - 0.1)
+        assert not w.of(CredentialExpired)
+        assert await w.serves() == "v-app-1"
+        await asyncio.sleep(0.2)
+        assert len(w.of(CredentialExpired)) == 1
+        w.postgres.latency = 0.0

@@ -37,7 +37,7 @@ class Ledger:
         self._tenure = tenure
         self._held: dict[str, _Held] = {}
         self._orphans: dict[str, Lease] = {}
-        self._revoking: set[str] = set()
+        self._revoking: list[str] = []
         self.on_left: Callable[[], object] = lambda: None
         """Told when a lease is left that nobody uses and that is not revoked."""
         self._bucket, self._filled_at = float(BURST), tenure.clock()
@@ -150,11 +150,11 @@ class Ledger:
             return
         if lease.id in self._held:
             self._orphans[lease.id] = lease
-        self._revoking.add(lease.id)
+        self._revoking.append(lease.id)
         try:
             await self._revoke(lease, self._tenure.vault_timeout if timeout is None else timeout)
         finally:
-            self._revoking.discard(lease.id)
+            self._revoking.remove(lease.id)
             if lease.id in self._orphans:
                 self.on_left()
 

@@ -203,6 +203,8 @@ class LeaseManager:
         try:
             async with asyncio.TaskGroup() as group:
                 for keeper in self._keepers.values():
+                    # Before there is a task: thousands that wait for their turn are memory that is never given back.
+                    await turn.acquire()
                     group.create_task(self._start_keeper(keeper, turn, deadline), name=f"vault-pg-start-{keeper.name}")
         except* VaultPgError as failures:
             # Raised below: what is raised in here would come out as a group of its own.
@@ -212,16 +214,23 @@ class LeaseManager:
         await self._open_endpoint()
 
     async def _start_keeper(self, keeper: Keeper, turn: asyncio.Semaphore, deadline: float) -> None:
+        """`turn` is held, for the first attempt. Who waits to try again holds none, and is in nobody's way."""
         loop = asyncio.get_running_loop()
+        held = True
 
         async def start() -> None:
+            nonlocal held
+            if not held:
+                await turn.acquire()
+            held = False
             try:
-                async with turn:  # one attempt: who waits for the next is in nobody's way
-                    await keeper.start(max(0.1, deadline - loop.time()))
+                await keeper.start(max(0.1, deadline - loop.time()))
             except VaultPgError as error:
                 if len(self._keepers) > 1:
                     name_database(error, keeper.name)
                 raise
+            finally:
+                turn.release()
 
         await self._try(f"opening the pool of {keeper.name!r}", start, deadline)
         self._supervise(keeper.name, keeper.run)  # at once: its lease may be due while others are still starting
