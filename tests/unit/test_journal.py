@@ -51,7 +51,7 @@ def test_several_values_are_one_value(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "vault_pg"):
         Journal()(ManagerStarted(databases=("default", "reports")))
 
-    assert logged(caplog) == {"event": "manager.started", "databases": "('default', 'reports')"}
+    assert logged(caplog) == {"event": "manager.started", "databases": "default, reports"}
 
 
 def test_a_program_with_structlog_gets_the_values_as_they_are() -> None:

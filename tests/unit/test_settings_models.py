@@ -20,7 +20,7 @@ from vault_pg.errors import SettingsError
 from vault_pg.lease import Credential
 from vault_pg.pool import LeasedPool
 from vault_pg.pool.connector import Connector
-from vault_pg.settings import AppRoleAuth, DatabaseSettings, TokenAuth, VaultSettings
+from vault_pg.settings import AppRoleAuth, CallableSource, CustomAuth, DatabaseSettings, TokenAuth, VaultSettings
 from vault_pg.settings.model import Model
 
 METHOD_NAMES = "token, agent, approle, kubernetes, jwt, userpass, ldap, cert, aws, azure, gcp, custom"
@@ -232,6 +232,21 @@ def test_a_hook_is_a_coroutine_function(name: str) -> None:
         psycopg_pool.AsyncConnectionPool.check_connection,
     ):
         assert getattr(DatabaseSettings(role="app", **{name: fine}), name) is fine
+
+
+def test_functions_are_called_with_what_they_take() -> None:
+    async def nothing() -> None: ...
+
+    (said,) = database(probe=nothing)
+    assert said.endswith("nothing, which cannot be called with the connection alone: let it take that one argument")
+    (said,) = database(reconnect_failed=nothing)
+    assert said.endswith("nothing, which cannot be called with the pool alone: let it take that one argument")
+    (said,) = mistakes(CustomAuth, login=_hook)
+    assert said.endswith("is a coroutine function that cannot be called without arguments: let it take none")
+    (said,) = mistakes(CustomAuth, login=lambda: "hvs.x")
+    assert said.endswith("is a function that cannot be called with an hvac client alone: let it take that one argument")
+    (said,) = mistakes(CallableSource, call=_hook)
+    assert said.endswith("_hook, which cannot be called without arguments: let it take none")
 
 
 def test_the_hook_of_a_failed_reconnection_may_be_a_plain_function() -> None:

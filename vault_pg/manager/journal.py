@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping, MutableMapping
 from typing import Any
 
 from vault_pg.events import Event
@@ -32,6 +33,11 @@ def _short(value: Any) -> Any:
     return round(value, DECIMALS) if isinstance(value, float) else value
 
 
+def _in_one_line(_logger: Any, _method: str, facts: MutableMapping[str, Any]) -> Mapping[str, Any]:
+    """Several values with commas between: logfmt has no lists."""
+    return {name: ", ".join(map(str, value)) if isinstance(value, tuple) else value for name, value in facts.items()}
+
+
 def _logger() -> Any:
     import structlog  # noqa: PLC0415 - a fifth of a second that a program without a manager need not pay
 
@@ -43,6 +49,7 @@ def _logger() -> Any:
         logging.getLogger("vault_pg"),
         processors=[
             structlog.stdlib.filter_by_level,
+            _in_one_line,
             structlog.processors.LogfmtRenderer(key_order=["event"], bool_as_flag=False),
         ],
         wrapper_class=structlog.stdlib.BoundLogger,

@@ -33,8 +33,8 @@ def login_fault(error: psycopg.Error, username: str, target: str) -> errors.Data
         return errors.DatabaseNotFound(f"PostgreSQL at {target} has no such database, correct dbname in the conninfo: {text}")
     if "password authentication failed" in low or ("role" in low and "does not exist" in low):
         return errors.CredentialRejected(
-            f"PostgreSQL at {target} refuses the login of {username!r}: if Vault has just made that role, is this the server that Vault's "
-            f"database connection points to, and is a replica behind? {text}"
+            f"PostgreSQL at {target} refuses the login of {username!r}: is it the server that the credential is for (with Vault, "
+            f"the one that its database connection points to), and is a replica behind? {text}"
         )
     if any(word in low for word in _NOT_NOW):
         return errors.DatabaseUnavailable(f"PostgreSQL at {target} cannot be reached, check conninfo and server: {text}")

@@ -21,7 +21,7 @@ from vault_pg.settings import conninfo
 from vault_pg.settings.model import Model
 from vault_pg.settings.source import FROM_VAULT, DynamicSource, SourceModel, SourceSettings, name_of
 from vault_pg.settings.tree import Variable
-from vault_pg.settings.values import Count, Mount, Role, Seconds, mistake, plain
+from vault_pg.settings.values import Count, Mount, Role, Seconds, mistake, plain, takes
 
 if TYPE_CHECKING:
     from psycopg import AsyncConnection
@@ -218,6 +218,14 @@ class DatabaseSettings(Model):
     def _awaited(cls, value: object) -> object:
         if value is not None and plain(value):
             raise mistake(f"is {name_of(value)}, no coroutine function: write it with async def")
+        return value
+
+    @field_validator("configure", "check", "reset", "reconnect_failed", "probe")
+    @classmethod
+    def _called(cls, value: object, info: ValidationInfo) -> object:
+        if value is not None and not takes(value, object()):
+            what = "pool" if info.field_name == "reconnect_failed" else "connection"
+            raise mistake(f"is {name_of(value)}, which cannot be called with the {what} alone: let it take that one argument")
         return value
 
     @field_serializer("conninfo", when_used="json")

@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field, ValidationInfo, WrapValidator, fiel
 
 from vault_pg.settings.model import Model
 from vault_pg.settings.tree import Variable, method_of, models_in
-from vault_pg.settings.values import Seconds, UserPath, missing, mistake, plain
+from vault_pg.settings.values import Seconds, UserPath, missing, mistake, plain, takes
 from vault_pg.source import CredentialSource
 
 if TYPE_CHECKING:
@@ -114,6 +114,13 @@ class CallableSource(SourceModel):
     ttl: Annotated[
         Seconds | None, Field(description="Seconds for which a password works; without it until a login is refused")
     ] = None
+
+    @field_validator("call")
+    @classmethod
+    def _called(cls, value: object) -> object:
+        if not takes(value):
+            raise mistake(f"is {name_of(value)}, which cannot be called without arguments: let it take none")
+        return value
 
     @field_serializer("call", when_used="json")
     def _json_call(self, value: object) -> str:

@@ -6,10 +6,11 @@ import inspect
 import os
 import re
 import stat
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 from pydantic_core import PydanticCustomError
@@ -157,6 +158,17 @@ def _role(value: str) -> str:
 
 
 Role = Annotated[str, AfterValidator(_role)]
+
+
+def takes(function: object, *arguments: object) -> bool:
+    """Whether it can be called with these, as far as anybody can tell."""
+    try:
+        inspect.signature(cast(Callable[..., object], function)).bind(*arguments)
+    except TypeError:
+        return False
+    except (ValueError, NameError):  # of some written in C nobody knows; annotations that Python 3.14 evaluates only now
+        return True
+    return True
 
 
 AWAITABLE = ("Awaitable", "Coroutine", "Future", "Task", "Any", "object")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
-from pydantic import Field, SecretStr, field_serializer
+from pydantic import Field, SecretStr, field_serializer, field_validator
 
 from vault_pg.settings.auth.base import METHOD_FIELD, METHOD_VARIABLE, AuthMethod
+from vault_pg.settings.values import mistake, takes
 
 if TYPE_CHECKING:
     Yield: TypeAlias = str | SecretStr | dict[str, Any]
@@ -28,6 +30,16 @@ class CustomAuth(AuthMethod):
     login: Annotated[
         LoginFunction, Field(title="login function", description="Function that returns a token or the answer of hvac's login")
     ]
+
+    @field_validator("login")
+    @classmethod
+    def _called(cls, value: object) -> object:
+        if inspect.iscoroutinefunction(value):
+            if not takes(value):
+                raise mistake("is a coroutine function that cannot be called without arguments: let it take none")
+        elif not takes(value, object()):
+            raise mistake("is a function that cannot be called with an hvac client alone: let it take that one argument")
+        return value
 
     @field_serializer("login", when_used="json")
     def _json_login(self, value: object) -> str:
