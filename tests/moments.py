@@ -9,21 +9,28 @@ from typing import Any
 
 
 class Moments:
-    """Cancels a task after a given number of callbacks of the event loop."""
+    """Cancels a task after given numbers of callbacks of the event loop."""
 
     def __init__(self) -> None:
-        self._left = 0
+        self._left: list[int] = []
         self._victim: asyncio.Task[Any] | None = None
+        self._passed = 0
 
-    async def cancel(self, victim: Coroutine[Any, Any, object], after: int) -> bool:
-        """Run `victim` and cancel it after that many callbacks; False if it was done before.
+    async def count(self, victim: Coroutine[Any, Any, object]) -> int:
+        """Run `victim` to its end, and return how many callbacks that took."""
+        before = self._passed
+        await self.cancel(victim)
+        return self._passed - before
+
+    async def cancel(self, victim: Coroutine[Any, Any, object], *after: int) -> bool:
+        """Run `victim` and cancel it after that many callbacks, again after as many more as follow; False if it was done before all.
 
         One that was cancelled has to end as cancelled: anything else has swallowed the cancellation.
         """
         task = asyncio.create_task(victim, name="victim")
-        self._victim, self._left = task, after
+        self._victim, self._left = task, [*after]
         await asyncio.wait([task])
-        struck, self._victim = self._left <= 0, None
+        struck, self._victim = len(self._left) < len(after), None
         if struck:
             assert task.cancelled(), f"cancelled after {after} callbacks, it ended with {task.exception() or task.result()!r}"
         else:
@@ -31,9 +38,11 @@ class Moments:
         return struck
 
     def passed(self) -> None:
-        if self._victim is not None and not self._victim.done():
-            self._left -= 1
-            if self._left == 0:
+        self._passed += 1
+        if self._victim is not None and not self._victim.done() and self._left:
+            self._left[0] -= 1
+            if self._left[0] == 0:
+                del self._left[0]
                 self._victim.cancel()
 
 
