@@ -413,6 +413,18 @@ async def test_closing_a_connection_can_mean_returning_it(make: MakePool) -> Non
             assert again is conn
 
 
+async def test_who_returns_a_connection_in_its_own_block_is_told(make: MakePool) -> None:
+    async def return_and_fail(pool: Pool) -> None:
+        async with pool.connection() as conn:
+            await conn.close()
+            raise psycopg.errors.InsufficientPrivilege("mine")
+
+    async with ready(make(min_size=1, close_returns=True)) as pool:
+        with pytest.raises(ValueError, match="can't return connection") as caught:
+            await return_and_fail(pool)
+        assert isinstance(caught.value.__context__, psycopg.errors.InsufficientPrivilege)
+
+
 # -- sizes, checks, drain
 
 
@@ -641,6 +653,16 @@ async def test_a_client_that_waits_for_a_return_was_queued_once(make: MakePool) 
         async with asyncio.TaskGroup() as group, pool.connection():
             group.create_task(checked_out(pool))
             await waiting(pool, 1)
+        stats = pool.get_stats()
+        assert (stats["requests_num"], stats["requests_queued"], stats["requests_waiting"]) == (2, 1, 0)
+
+
+async def test_a_client_that_waits_for_a_return_and_then_for_a_login_was_queued_once(make: MakePool) -> None:
+    async with ready(make(min_size=1)) as pool:
+        async with asyncio.TaskGroup() as group, pool.connection() as conn:
+            group.create_task(checked_out(pool))
+            await waiting(pool, 1)
+            await conn.close()
         stats = pool.get_stats()
         assert (stats["requests_num"], stats["requests_queued"], stats["requests_waiting"]) == (2, 1, 0)
 

@@ -109,7 +109,7 @@ async def test_a_silent_connection_in_doubt_holds_nobody_beyond_the_timeout(make
     async with HotSwapPool(make_pool(min_size=1, max_size=1)) as holder:
         async with holder.connection(PATIENCE) as conn:
             pid = conn.info.backend_pid
-        holder._current.doubt()
+        holder._current.doubt(role=False, lost=True)
         os.kill(pid, signal.SIGSTOP)
         try:
             with pytest.raises(PoolTimeout):

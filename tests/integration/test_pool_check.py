@@ -11,7 +11,7 @@ from psycopg.errors import InsufficientPrivilege, UndefinedObject
 from psycopg.pq import TransactionStatus
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
-from tests.pools import PATIENCE, Role, holding
+from tests.pools import PATIENCE, Role, holding, role_in
 from tests.waiting import eventually
 from vault_pg import DatabaseSettings, checked
 from vault_pg.dev import EmbeddedPostgres
@@ -170,16 +170,42 @@ async def test_after_one_lost_connection_the_others_are_asked_first(role: Role, 
                 await conn.execute("select 1")
 
 
-async def test_a_plain_lack_of_privilege_costs_each_connection_one_question(role: Role) -> None:
-    pool = role.pool(connection_class=Recording, min_size=2, max_size=2)
+async def test_a_plain_lack_of_privilege_costs_one_question_each_time(role: Role) -> None:
+    pool = role.pool(connection_class=Recording, min_size=3, max_size=3)
     async with holding(pool) as holder:
         kept = {*pool._pool}
-        with pytest.raises(InsufficientPrivilege):
-            async with holder.connection() as conn:
-                await conn.execute("create role nobody_may")
-        for _ in range(6):
-            async with holder.connection() as conn:
-                pass
+        for _ in range(4):
+            with pytest.raises(InsufficientPrivilege):
+                async with holder.connection() as conn:
+                    await conn.execute("create role nobody_may")
+            for _ in range(6):
+                async with holder.connection() as conn:
+                    pass
         questions = [asked for conn in kept for asked in getattr(conn, "asked", []) if asked == QUESTION]
-        assert len(questions) == 2
+        assert len(questions) == 4
         assert {*pool._pool} == kept
+
+
+async def test_that_one_role_lives_says_nothing_of_another(role: Role, postgres: EmbeddedPostgres) -> None:
+    with role_in(postgres) as other:
+        logins = iter([other, role])
+
+        def credential() -> dict[str, Any]:
+            who = next(logins, role)
+            return {"user": who.name, "password": who.password.get_secret_value()}
+
+        pool = AsyncConnectionPool(postgres.conninfo(), kwargs=credential, min_size=2, max_size=2, num_workers=1, open=False)
+        async with holding(pool) as holder:
+            other.drop()
+            one, another = await holder.getconn(), await holder.getconn()
+            living, dead = (one, another) if one.info.user == role.name else (another, one)
+            await holder.putconn(living)
+            with pytest.raises(InsufficientPrivilege):
+                async with holder.connection() as conn:
+                    await conn.execute("create role nobody_may")
+            async with holder.connection() as conn:
+                assert conn is living
+            await holder.putconn(dead)
+            for _ in range(4):
+                async with holder.connection() as one, holder.connection() as another:
+                    assert {one.info.user, another.info.user} == {role.name}

@@ -56,11 +56,18 @@ class Claim(WaitingClient[ACT]):
 
 
 class TurnedAway(deque[WaitingClient[ACT]]):
-    """The queue of a pool that is closed: who comes is sent away at once.
+    """The queue of a pool that serves nobody any more: who comes is sent away at once.
 
     A client whose connection failed its check comes back to a pool's queue after a pause, and psycopg_pool does not look whether the
     pool was closed meanwhile: it would wait there until its time-out.
     """
 
     def append(self, client: WaitingClient[ACT]) -> None:
-        client.error = PoolClosed("the pool is closed")
+        if isinstance(client, Claim):
+            client.refuse(closed())
+        else:
+            client.error = closed()
+
+
+def closed() -> PoolClosed:
+    return PoolClosed("the pool is closed")

@@ -7,6 +7,7 @@ import psycopg
 from vault_pg import errors
 
 _BUSY = ("too many clients", "too many connections", "remaining connection slots")
+_REFUSED = ("authentication failed", "no pg_hba.conf entry", "is not permitted to log in")
 _NOT_NOW = (
     "connection refused", "timeout expired", "timed out", "no route to host", "network is unreachable", "no such file or directory",
     "could not translate host name", "name or service not known", "temporary failure in name resolution", "server closed the connection",
@@ -18,6 +19,17 @@ def is_too_many_clients(error: psycopg.Error) -> bool:
     """The server has no connection slot left."""
     low = str(error).lower()
     return any(word in low for word in _BUSY)
+
+
+def is_final(error: Exception) -> bool:
+    """The server refuses the login for what it says, whenever it says it; a host that did not answer might have let it in."""
+    low = str(error).lower()
+    return (
+        isinstance(error, psycopg.OperationalError)
+        and any(word in low for word in _REFUSED)
+        and not is_too_many_clients(error)
+        and not any(word in low for word in _NOT_NOW)
+    )
 
 
 def login_fault(error: psycopg.Error, username: str, target: str) -> errors.DatabaseError:

@@ -12,13 +12,14 @@ from time import monotonic
 from types import CodeType
 from typing import Generic, TypeAlias
 
-from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
+from psycopg_pool import AsyncConnectionPool, PoolTimeout
 from psycopg_pool.abc import ACT
 
-from vault_pg.pool.claim import TurnedAway
+from vault_pg.pool.claim import TurnedAway, closed
 from vault_pg.pool.doubt import Doubt
 from vault_pg.pool.farewell import Shadow
 from vault_pg.pool.leased import LeasedPool
+from vault_pg.pool.opening import told_why
 from vault_pg.pool.signal import Signal
 from vault_pg.pool.stock import Stock, shielded
 
@@ -152,12 +153,12 @@ class Generation(Stock[ACT]):
         """Clients in the pool's own queue, for a connection that is being opened or returned."""
         return len(self.pool._waiting)
 
-    def doubt(self) -> None:
-        """One of its connections is dead: ask each of the others before it is handed out again."""
+    def doubt(self, *, role: bool, lost: bool) -> None:
+        """Its role may be gone, or a connection is lost and others may be with it: ask before one is handed out again."""
         if self._doubt is None:
             self._doubt = Doubt(self.pool._check)
             self.pool._check, self._doubtful = self._doubt.check, self._doubt.about
-        self._doubt.raise_()
+        self._doubt.raise_(role=role, lost=lost)
 
     def limit(self, cap: int) -> None:
         narrowed = max(1, min(cap, self.full_max_size))
@@ -168,14 +169,21 @@ class Generation(Stock[ACT]):
             self.offer_room()
 
     async def open(self, size: int, timeout: float) -> None:
-        """Open the pool with `size` connections, whatever its min_size; return when it has them. Raises PoolTimeout."""
+        """Open the pool with `size` connections, whatever its min_size; return when it has them.
+
+        Raises PoolTimeout, or what a login is refused with; for the pool of a lease, which a replica may not know yet, DatabaseError.
+        """
         pool = self.pool
         if pool.closed and not pool._opened and not self.queues_itself:
             pool._min_size = pool._nconns = pool._nconns_min = size
-        await pool.open()
-        await self.fill(timeout)
         if isinstance(pool, LeasedPool):
+            await pool.open()
+            await self.fill(timeout)
             await pool.connector.close()
+        else:
+            async with told_why(pool):
+                await pool.open()
+                await self.fill(timeout)
         pool._min_size = min(self.full_min_size, pool._nconns)
 
     async def fill(self, timeout: float) -> None:
@@ -233,6 +241,7 @@ class Generation(Stock[ACT]):
 
     async def retire(self) -> None:
         """Close what is idle; what is out closes when it comes back; who waits in its queue is told PoolClosed."""
+        await self._turn_away()
         # A connection that is being opened would be closed unseen by its worker: let it arrive first, and let none follow it.
         self.cap = self.pool._max_size = 0
         with suppress(TimeoutError):
@@ -241,13 +250,16 @@ class Generation(Stock[ACT]):
                     await asyncio.sleep(0.002)
         shadows = await self._close_idle()
         await self.pool.close(timeout=RETIRE_GRACE)
-        late, self.pool._waiting = self.pool._waiting, TurnedAway[ACT]()
-        for client in late:
-            await client.fail(PoolClosed("the pool is closed"))
         if (filled := self.pool._pool_full_event) is not None:
             filled.set()  # whoever waits for it to be filled has another pool to look at
         await asyncio.gather(*(shadow.gone() for shadow in shadows), return_exceptions=True)
         self.emptied.set()
+
+    async def _turn_away(self) -> None:
+        """Who waits in the pool's own queue, and who comes to it yet, has another pool to go to."""
+        waiting, self.pool._waiting = self.pool._waiting, TurnedAway[ACT]()
+        for client in waiting:
+            await client.fail(closed())
 
     async def _close_idle(self) -> list[Shadow]:
         """Here and now: psycopg_pool waits for its workers first, and if it is cancelled in that closes none."""

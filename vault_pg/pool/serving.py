@@ -184,10 +184,11 @@ class Serving(AsyncConnectionPool[ACT]):
         """A query failed: perhaps as it does when the credential is dead, or the connection is lost and others may be with it."""
         if self._parent is not None:
             return
-        generation = self._borrowed[conn][0]
-        dead = isinstance(error, DEAD)
-        if dead or conn.broken:
-            generation.doubt()
+        if (borrowed := self._borrowed.get(conn)) is None:
+            return  # the block has returned it itself
+        generation, dead, lost = borrowed[0], isinstance(error, DEAD), conn.broken
+        if dead or lost:
+            generation.doubt(role=dead, lost=lost)
         if dead and self._doubted is not None and generation is self._current:
             self._doubted()
 
@@ -196,28 +197,31 @@ class Serving(AsyncConnectionPool[ACT]):
 
     async def _getconn_in_line(self, deadline: float, generation: Generation[ACT] | None = None) -> tuple[ACT, Generation[ACT]]:
         """The slower way: wait for a place, if there is none yet, then for its connection; once more, ahead of others, if its pool is
-        retired in between.
+        retired in between. However often it waits, it counts as queued once.
         """
-        moved = False
+        moved = queued = False
         while True:
             if generation is None:
-                generation = await self._place(deadline, moved=moved)
+                self._check_serving()
+                generation = self._vacancy() if moved or not self._line else None
+                if generation is not None:
+                    generation.in_use += 1
+                else:
+                    generation = await self._place(deadline, moved=moved, queued=queued)
+                    queued = True
             try:
-                return await generation.lend(deadline), generation
+                return await generation.lend(deadline, queued=queued), generation
             except BaseException as error:
                 self._give_back(generation)
                 if not _moved(error, generation):
                     raise
-                moved, generation = True, None
+                moved = queued = True
+                generation = None
 
-    async def _place(self, deadline: float, *, moved: bool) -> Generation[ACT]:
-        """A generation with room for one more checkout, already counted for the caller."""
-        self._check_serving()
-        if (moved or not self._line) and (generation := self._vacancy()) is not None:
-            generation.in_use += 1
-            return generation
+    async def _place(self, deadline: float, *, moved: bool, queued: bool) -> Generation[ACT]:
+        """Wait in the line for a generation with room for one more checkout, already counted for the caller."""
         start = monotonic()
-        self._stats[self._REQUESTS_QUEUED] += 1
+        self._stats[self._REQUESTS_QUEUED] += not queued
         try:
             return await self._line.wait(deadline - start, first=moved)
         except TimeoutError:

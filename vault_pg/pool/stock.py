@@ -80,8 +80,11 @@ class Stock(ABC, Generic[ACT]):
         pool._nconns_min = min(pool._nconns_min, len(pool._pool))
         return conn
 
-    async def lend(self, deadline: float) -> ACT:
-        """A connection as the pool's own `getconn()` gives it, by `deadline` (monotonic). Raises PoolTimeout and PoolClosed."""
+    async def lend(self, deadline: float, *, queued: bool) -> ACT:
+        """A connection as the pool's own `getconn()` gives it, by `deadline` (monotonic). Raises PoolTimeout and PoolClosed.
+
+        One who has `queued` already is not counted as queued again.
+        """
         pool = self.pool
         if self._own_ways:
             return await self._undisturbed(pool.getconn(deadline - monotonic()), "getconn")
@@ -89,7 +92,7 @@ class Stock(ABC, Generic[ACT]):
         begun = monotonic()
         while True:
             pool._check_open_getconn()
-            conn = await self._obtain(deadline)
+            conn = await self._obtain(deadline, queued=queued)
             if pool._check is None:
                 return conn
             alarm = asyncio.get_running_loop().call_later(max(0.0, deadline - monotonic()), sever, conn)
@@ -115,7 +118,7 @@ class Stock(ABC, Generic[ACT]):
             return False
         return True
 
-    async def _obtain(self, deadline: float) -> ACT:
+    async def _obtain(self, deadline: float, *, queued: bool) -> ACT:
         pool = self.pool
         while True:
             if monotonic() >= deadline:
@@ -126,7 +129,8 @@ class Stock(ABC, Generic[ACT]):
                 pool._nconns += 1
                 return await self._undisturbed(self._login(deadline - monotonic()), "login")
             start = monotonic()
-            pool._stats[pool._REQUESTS_QUEUED] += 1
+            pool._stats[pool._REQUESTS_QUEUED] += not queued
+            queued = True
             try:
                 conn = await self._wait(deadline)
             finally:

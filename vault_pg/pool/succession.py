@@ -50,7 +50,8 @@ class Succession(Serving[ACT]):
         `swapped` is called in the very moment in which the new pool begins to serve, while the old one may still hand over.
 
         Concurrent calls queue up, each waits for the drain before it: no more than two pools are alive. If opening or the proof fails
-        `pool` is closed, nothing else has changed, and the error is raised. Raises PoolClosed on a closed holder.
+        `pool` is closed, nothing else has changed, and the error is raised: of a login that PostgreSQL refuses at once, and with a
+        PoolTimeout what the last login failed with. Raises PoolClosed on a closed holder.
         """
         self._check_other(pool)
         start = monotonic()

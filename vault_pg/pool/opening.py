@@ -1,0 +1,49 @@
+"""Opening a pool of anybody's making, which keeps to itself why it can't be filled."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from psycopg_pool import AsyncConnectionPool, PoolTimeout
+
+from vault_pg.pool.faults import is_final
+
+
+@asynccontextmanager
+async def told_why(pool: AsyncConnectionPool[Any]) -> AsyncIterator[None]:
+    """Around a wait for the pool's connections: a login that the server refuses ends it with the login's own error, and a PoolTimeout
+    tells what the last login failed with. A pool tries on for minutes, and tells nobody but its log.
+    """
+    login = pool._connect
+    last: Exception | None = None
+    refused = False
+    patience = asyncio.timeout(None)
+
+    async def watched(timeout: float | None = None) -> Any:
+        nonlocal last, refused
+        try:
+            return await login(timeout)
+        except Exception as error:
+            last = error
+            if not refused and vars(pool).get("_connect") is watched and is_final(error):
+                refused = True
+                patience.reschedule(asyncio.get_running_loop().time())
+            raise
+
+    vars(pool)["_connect"] = watched
+    try:
+        async with patience:
+            yield
+    except TimeoutError:
+        if last is None or not refused:
+            raise
+        raise last from None
+    except PoolTimeout as error:
+        if last is None:
+            raise
+        raise PoolTimeout(f"{error}; the last login failed: {' '.join(str(last).split())}") from None
+    finally:
+        del vars(pool)["_connect"]
