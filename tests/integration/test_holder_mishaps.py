@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
+from psycopg import sql
 from psycopg_pool import AsyncConnectionPool
 
 from tests.pools import PATIENCE, Holder, MakePool, Role, holding
-from tests.waiting import eventually
-from vault_pg import HotSwapPool
+from tests.servers import Mount
+from tests.waiting import LONG, eventually
+from vault_pg import DatabaseSettings, HotSwapPool, LeaseManager, Settings, TokenAuth, VaultSettings
+from vault_pg.dev import EmbeddedPostgres
 
 Conn = psycopg.AsyncConnection[Any]
 
@@ -185,7 +190,7 @@ async def test_what_is_under_way_ends_in_order_across_a_replace(make_pool: MakeP
         assert (await replacement.drained).cut_off == ()
 
 
-@pytest.mark.parametrize("free", [1, 2, 3])
+@pytest.mark.parametrize("free", [0, 1, 2, 3])
 async def test_a_server_without_a_free_slot_narrows_the_overlap_and_fails_nothing(role: Role, free: int) -> None:
     role.allow_sessions(4 + free)
     served = 0
@@ -207,3 +212,36 @@ async def test_a_server_without_a_free_slot_narrows_the_overlap_and_fails_nothin
         assert not any(client.done() for client in clients), "no query failed"
         for client in clients:
             client.cancel()
+
+
+async def test_a_rotation_finds_room_on_a_server_that_has_none(mount: Mount, postgres: EmbeddedPostgres, tmp_path: Path) -> None:
+    database = DatabaseSettings(
+        role="app", mount=mount.path, conninfo=mount.postgres.conninfo(), min_size=3, max_size=3, build_timeout=LONG
+    )
+    settings = Settings(
+        vault=VaultSettings(address=mount.server.address, auth=TokenAuth(token=mount.token())),
+        databases={"default": database},
+        runtime_dir=tmp_path,
+    )
+    async with LeaseManager(settings) as manager:
+        pool = manager.get_pool()
+        await pool.wait(LONG)
+        with full(postgres):
+            await manager.rotate()
+            assert pool.generation == 2
+            async with pool.connection() as conn:
+                await conn.execute("select 1")
+        await eventually(lambda: pool.get_stats()["pool_size"] == 3)
+
+
+@contextmanager
+def full(postgres: EmbeddedPostgres) -> Iterator[None]:
+    """The database takes no more sessions than it has now."""
+    with postgres.admin("postgres") as conn:
+        row = conn.execute("select count(*) from pg_stat_activity where datname = 'app'").fetchone()
+        assert row is not None
+        conn.execute(sql.SQL("alter database app connection limit {}").format(row[0]))
+        try:
+            yield
+        finally:
+            conn.execute("alter database app connection limit -1")

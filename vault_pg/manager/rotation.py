@@ -123,7 +123,7 @@ class Rotation:
                 }
             )
             name = f"{tenure.name}-{holder.generation + 1}"
-            pool = await build(lease.credential, settings, name=name, lease_id=lease.id or None)
+            pool = await build(lease.credential, settings, name=name, lease_id=lease.id or None, no_slot=holder.give_way)
 
             def swapped() -> None:
                 # In the moment of the swap, so that nothing that befalls the old lease from now on is taken for the new one's.
@@ -135,6 +135,7 @@ class Rotation:
             await self._replace(pool, lease, swapped)
         except BaseException as error:
             if pool is None or not holder.serves(pool):  # else it was cancelled while the old pool was handing over: all is done
+                holder.widen()  # it may have made room for a pool that does not come
                 self._ledger.orphan(lease)
                 if isinstance(error, Exception) and not isinstance(error, VaultPgError):
                     raise ProofFailed(f"a new pool could not be built: {type(error).__name__}: {error}") from error

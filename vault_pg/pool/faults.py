@@ -15,10 +15,10 @@ _NOT_NOW = (
 )  # fmt: skip
 
 
-def is_too_many_clients(error: psycopg.Error) -> bool:
+def is_too_many_clients(error: Exception) -> bool:
     """The server has no connection slot left."""
     low = str(error).lower()
-    return any(word in low for word in _BUSY)
+    return isinstance(error, psycopg.Error) and any(word in low for word in _BUSY)
 
 
 def is_final(error: Exception) -> bool:

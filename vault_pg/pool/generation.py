@@ -168,22 +168,19 @@ class Generation(Stock[ACT]):
             self.pool._max_size = narrowed
             self.offer_room()
 
-    async def open(self, size: int, timeout: float) -> None:
-        """Open the pool with `size` connections, whatever its min_size; return when it has them.
+    async def open(self, size: int, timeout: float, *, no_slot: Callable[[], object]) -> None:
+        """Open the pool with `size` connections, whatever its min_size; return when it has them. `no_slot` is told if the server has none.
 
         Raises PoolTimeout, or what a login is refused with; for the pool of a lease, which a replica may not know yet, DatabaseError.
         """
         pool = self.pool
         if pool.closed and not pool._opened and not self.queues_itself:
             pool._min_size = pool._nconns = pool._nconns_min = size
-        if isinstance(pool, LeasedPool):
+        async with told_why(pool, no_slot=no_slot, patient=isinstance(pool, LeasedPool)):
             await pool.open()
             await self.fill(timeout)
+        if isinstance(pool, LeasedPool):
             await pool.connector.close()
-        else:
-            async with told_why(pool):
-                await pool.open()
-                await self.fill(timeout)
         pool._min_size = min(self.full_min_size, pool._nconns)
 
     async def fill(self, timeout: float) -> None:

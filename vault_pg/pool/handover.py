@@ -53,14 +53,14 @@ class Handover(Generic[ACT]):
     async def warm(self, timeout: float) -> None:
         """Open the new pool, before it serves, with what traffic needs and the budget allows. Raises what its opening raises.
 
-        A server that has no slot left means fewer connections, not a failure.
+        A server that has no slot left means fewer connections, not a failure: for the first one the old pool makes room.
         """
         if not self._by_pieces:
             self._old.limit(self._old.size)  # it grows no more
-            await self._new.open(min(1, self._wanted), timeout)
+            await self._open(timeout)
             return
         self._old.limit(self._budget - 1)  # what the new one does not have yet is the old one's to grow into
-        await self._new.open(min(1, self._wanted), timeout)
+        await self._open(timeout)
         self._new.limit(self._new.size)  # it grows by the handover alone, until the old one is retired
         try:
             async with asyncio.timeout(timeout):
@@ -69,6 +69,21 @@ class Handover(Generic[ACT]):
             raise PoolTimeout(f"pool initialization incomplete after {timeout} sec") from None
         finally:
             self._old.limit(self._budget - self._new.size)
+
+    async def _open(self, timeout: float) -> None:
+        giving: asyncio.Task[bool] | None = None
+
+        def no_slot() -> None:
+            nonlocal giving
+            if giving is None:  # one is what this pool owes: others may take what it gives
+                giving = asyncio.create_task(self._old.give_up_one(), name=f"{self._old.pool.name}-give-way")
+
+        try:
+            await self._new.open(min(1, self._wanted), timeout, no_slot=no_slot)
+        finally:
+            if giving is not None:
+                giving.cancel()
+                await asyncio.gather(giving, return_exceptions=True)
 
     async def run(self, served: Callable[[], object]) -> None:
         """Both serve: let the old pool shrink as the new one grows. Ends early, and in order, if there is no time or a login fails."""

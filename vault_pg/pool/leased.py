@@ -97,25 +97,43 @@ def _check(settings: DatabaseSettings) -> Check | None:
 
 
 async def build(
-    credential: Credential, settings: DatabaseSettings, *, name: str, lease_id: str | None = None
+    credential: Credential,
+    settings: DatabaseSettings,
+    *,
+    name: str,
+    lease_id: str | None = None,
+    no_slot: Callable[[], Awaitable[object]] | None = None,
 ) -> LeasedPool[psycopg.AsyncConnection[Any]]:
     """A pool, proven but not open yet: logged in, `select current_user`, the user's own probe.
 
     What may pass (server starting, no slot left, a replica that has not seen the role yet) is tried again for
     `settings.build_timeout` seconds; after that, and for what will not pass, raises DatabaseError. Leaves no connection behind then.
+    `no_slot` is awaited once, if the server has no connection slot left.
     """
     connector = Connector(credential, settings.connection_class or psycopg.AsyncConnection)
     pool = LeasedPool(connector, settings, name, lease_id)
-    await _prove_in_time(connector, settings, settings.build_timeout)
+    await _prove_in_time(connector, settings, settings.build_timeout, no_slot)
     return pool
 
 
-async def _prove_in_time(connector: Connector[Any], settings: DatabaseSettings, patience: float) -> None:
+async def _prove_in_time(
+    connector: Connector[Any],
+    settings: DatabaseSettings,
+    patience: float,
+    no_slot: Callable[[], Awaitable[object]] | None = None,
+) -> None:
     """What may pass is tried again for `patience` seconds."""
     deadline = asyncio.get_running_loop().time() + patience
 
     def give_up(_: RetryCallState) -> bool:
         return asyncio.get_running_loop().time() >= deadline
+
+    async def make_room(state: RetryCallState) -> None:
+        nonlocal no_slot
+        error = state.outcome and state.outcome.exception()
+        if no_slot is not None and isinstance(error, DatabaseUnavailable) and error.too_many_clients:
+            told, no_slot = no_slot, None
+            await told()
 
     try:
         async with asyncio.timeout_at(deadline):
@@ -124,6 +142,7 @@ async def _prove_in_time(connector: Connector[Any], settings: DatabaseSettings, 
                 wait=wait_random_exponential(multiplier=0.1, max=2.0),
                 stop=give_up,
                 sleep=asyncio.sleep,
+                before_sleep=make_room,
                 reraise=True,
             ):
                 with attempt:

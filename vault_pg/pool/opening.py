@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
-from vault_pg.pool.faults import is_final
+from vault_pg.pool.faults import is_final, is_too_many_clients
 
 
 @asynccontextmanager
-async def told_why(pool: AsyncConnectionPool[Any]) -> AsyncIterator[None]:
+async def told_why(
+    pool: AsyncConnectionPool[Any], *, no_slot: Callable[[], object], patient: bool = False
+) -> AsyncIterator[None]:
     """Around a wait for the pool's connections: a login that the server refuses ends it with the login's own error, and a PoolTimeout
     tells what the last login failed with. A pool tries on for minutes, and tells nobody but its log.
+
+    `no_slot` is called when the server has no connection slot left. A `patient` one waits for logins that are refused too.
     """
     login = pool._connect
     last: Exception | None = None
@@ -28,9 +32,12 @@ async def told_why(pool: AsyncConnectionPool[Any]) -> AsyncIterator[None]:
             return await login(timeout)
         except Exception as error:
             last = error
-            if not refused and vars(pool).get("_connect") is watched and is_final(error):
-                refused = True
-                patience.reschedule(asyncio.get_running_loop().time())
+            if vars(pool).get("_connect") is watched:  # else the wait is over
+                if is_too_many_clients(error):
+                    no_slot()
+                elif not (patient or refused) and is_final(error):
+                    refused = True
+                    patience.reschedule(asyncio.get_running_loop().time())
             raise
 
     vars(pool)["_connect"] = watched

@@ -312,8 +312,11 @@ class Serving(AsyncConnectionPool[ACT]):
         if generation.outgoing:
             generation.came_down()
             self._make_room()
-        elif self._line:
-            self._serve_line()
+        else:
+            if generation._waiter is not None:
+                generation.came_down()
+            if self._line:
+                self._serve_line()
 
     def _make_room(self) -> None:
         """Let the current pool grow by what the retired ones have given up: never more than `max_size + overlap` in all."""

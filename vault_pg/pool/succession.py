@@ -97,9 +97,7 @@ class Succession(Serving[ACT]):
                 await prove(new.pool)
             self._check_open()
         except BaseException:
-            self._make_room()
-            if not self._outgoing:
-                self._current.widen()
+            self.widen()
             await self._discard(new.pool)
             raise
         if deadline is not None:
@@ -116,6 +114,18 @@ class Succession(Serving[ACT]):
         finally:
             emptied.cancel()
         return Replacement(new.number, old.number, in_use, seconds, ending)
+
+    async def give_way(self) -> bool:
+        """Close a connection of the serving pool, an idle one or the next that comes back, and open none in its place until the next
+        replace or `widen()`: for a server that has no slot left for the login that proves another pool. False if it is the last.
+        """
+        return await self._current.give_up_one()
+
+    def widen(self) -> None:
+        """Let the serving pool have its own size again, as far as no other pool is alive."""
+        self._make_room()
+        if not self._outgoing:
+            self._current.widen()
 
     async def _discard(self, pool: AsyncConnectionPool[ACT]) -> None:
         """Close a pool that is not wanted. In the background, so that a second cancellation does not leave it half closed."""
@@ -186,9 +196,7 @@ class Succession(Serving[ACT]):
                 self._in_background(generation.retire(), "retire")
         self._emit(GenerationClosed(database=self.name, generation=number, seconds=drained.seconds))
         if not self._closed:
-            self._make_room()
-            if not self._outgoing:
-                self._current.widen()
+            self.widen()
         return drained
 
     def _emit(self, event: Event) -> None:
