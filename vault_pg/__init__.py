@@ -43,6 +43,7 @@ if TYPE_CHECKING:
         Event,
         GenerationClosed,
         GenerationRetired,
+        IssueUnanswered,
         LeaseCorrected,
         LeaseIssued,
         LeaseLost,
@@ -113,8 +114,8 @@ _ERRORS = (
 )  # fmt: skip
 _EVENTS = (
     "ClocksParted", "CredentialExpired", "DatabaseRecovered", "DrainOverdue", "Event", "GenerationClosed", "GenerationRetired",
-    "LeaseCorrected", "LeaseIssued", "LeaseLost", "LeaseRenewed", "LeaseRevoked", "LeaseRotated", "ManagerStarted",
-    "ManagerStopped", "NotificationsMissed",
+    "IssueUnanswered", "LeaseCorrected", "LeaseIssued", "LeaseLost", "LeaseRenewed", "LeaseRevoked", "LeaseRotated",
+    "ManagerStarted", "ManagerStopped", "NotificationsMissed",
     "PasswordExchanged", "RenewalFailed", "SourceUnreadable",
     "RevocationFailed", "RotationFailed", "StatusUnavailable", "TaskDied", "TokenIssued", "TokenLost", "TokenRenewalFailed",
     "TokenRenewed", "TokenRevocationFailed", "TokenRevoked", "LeasesLeftBehind", "StartDelayed",
@@ -177,6 +178,7 @@ __all__ = [
     "GenerationRetired",
     "Grant",
     "HotSwapPool",
+    "IssueUnanswered",
     "JwtAuth",
     "KubernetesAuth",
     "LdapAuth",

@@ -263,6 +263,17 @@ class TokenRevocationFailed(TokenEvent):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class IssueUnanswered(TokenEvent):
+    """The answer to an issue was lost: a lease may be alive that nobody knows of, and its role with it."""
+
+    name: ClassVar[str] = "lease.issue_unanswered"
+    level: ClassVar[str] = "warning"
+    error: str
+    replaced: bool
+    """The token is replaced, and revoked with all that it asked for once its leases have moved. Else Vault ends it at its TTL."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TaskDied(Event):
     """A background task ended by an exception that nobody expected; it is started again."""
 

@@ -85,6 +85,8 @@ class Token:
     """Requests that it was good for when it was new; None is without limit. With the last one it dies, and its leases with it."""
     used: int = 0
     """Requests made with it, as far as we know."""
+    replace_at: Instant | None = None
+    """From then on another should take its place: it may have asked for a lease that nobody knows of."""
 
     @property
     def worn(self) -> bool:

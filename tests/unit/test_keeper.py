@@ -50,8 +50,10 @@ class Leases:
         self.numbers = itertools.count(1)
         self.ends: dict[str, float] = {}
         self.last: dict[str, float] = {}
+        self.owners: dict[str, str] = {}
         self.most = 0
         vault.paths |= {ISSUE: self.issue, RENEW: self.renew, REVOKE: self.revoke, LOOK_UP: self.look_up}
+        vault.paths["auth/token/revoke-self"] = self.revoke_with_token
 
     @property
     def now(self) -> float:
@@ -65,6 +67,7 @@ class Leases:
         number = next(self.numbers)
         key = f"{ISSUE}/{number}"
         self.ends[key], self.last[key] = self.now + self.ttl, self.now + self.max_ttl
+        self.owners[key] = self.vault.asked[-1].token
         self.most = max(self.most, len(self.alive))
         data = {"username": f"v-app-{number}", "password": f"pw-{number}"}
         return {"lease_id": key, "lease_duration": int(self.ttl), "renewable": True, "data": data}
@@ -85,6 +88,12 @@ class Leases:
 
     def revoke(self, body: dict[str, Any]) -> Reply:
         self.ends.pop(body["lease_id"], None)
+        return {}
+
+    def revoke_with_token(self, _: dict[str, Any]) -> Reply:
+        token = self.vault.asked[-1].token
+        for key in [key for key, owner in self.owners.items() if owner == token]:
+            self.ends.pop(key, None)
         return {}
 
 

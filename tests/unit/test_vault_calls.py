@@ -156,12 +156,14 @@ async def test_a_system_without_threads_is_trouble_that_may_pass(
     await thread_calls.close(timeout=LONG)
 
 
-async def test_an_undo_that_fails_is_logged_and_harms_nobody(
-    thread_calls: ThreadCalls, gate: Gate, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_an_undo_that_fails_is_logged_and_told(gate: Gate, caplog: pytest.LogCaptureFixture) -> None:
     def refuse(_client: object, _result: str) -> None:
         raise VaultUnavailable("Vault is away")
 
+    told: list[SecretStr] = []
+    thread_calls = ThreadCalls(
+        VaultSettings(address="http://127.0.0.1:1", auth=TokenAuth(token=TOKEN)), lambda token, _: told.append(token)
+    )
     task = asyncio.create_task(thread_calls.call(gate.work, token=TOKEN, timeout=LONG, undo=refuse))
     await reached(gate.entered)
     task.cancel()
@@ -169,6 +171,61 @@ async def test_an_undo_that_fails_is_logged_and_harms_nobody(
     await thread_calls.close(timeout=LONG)
     assert "Vault is away" in caplog.text
     assert "hvs.calls" not in caplog.text
+    await asyncio.sleep(0)
+    assert told == [TOKEN]
+
+
+@pytest.mark.parametrize(
+    ("error", "lost"), [(VaultUnavailable("broken off", in_doubt=True), True), (VaultUnavailable("sealed"), False)]
+)
+async def test_an_answer_lost_to_a_caller_that_is_gone_is_told(gate: Gate, error: VaultUnavailable, lost: bool) -> None:
+    told: list[tuple[SecretStr, VaultError]] = []
+    thread_calls = ThreadCalls(
+        VaultSettings(address="http://127.0.0.1:1", auth=TokenAuth(token=TOKEN)), lambda *about: told.append(about)
+    )
+
+    def fail(client: Any) -> str:
+        gate.work(client)
+        raise error
+
+    task = asyncio.create_task(thread_calls.call(fail, token=TOKEN, timeout=LONG, undo=gate.undo))
+    await reached(gate.entered)
+    task.cancel()
+    await asyncio.wait([task])
+    gate.open.set()
+    await thread_calls.close(timeout=LONG)
+    await asyncio.sleep(0)
+    assert told == ([(TOKEN, error)] if lost else [])
+
+
+async def test_a_caller_cancelled_as_its_answer_is_lost_has_that_told(gate: Gate) -> None:
+    told: list[SecretStr] = []
+    thread_calls = ThreadCalls(
+        VaultSettings(address="http://127.0.0.1:1", auth=TokenAuth(token=TOKEN)), lambda token, _: told.append(token)
+    )
+
+    def fail(client: Any) -> str:
+        gate.work(client)
+        raise VaultUnavailable("broken off", in_doubt=True)
+
+    task = asyncio.create_task(thread_calls.call(fail, token=TOKEN, timeout=LONG, undo=gate.undo))
+    await reached(gate.entered)
+    gate.open.set()
+    for thread in thread_calls._running():  # the loop stands still, so the caller has not seen the failure yet
+        thread.join()
+    task.cancel()
+    await thread_calls.close(timeout=LONG)
+    assert task.cancelled()
+    assert told == [TOKEN]
+
+
+async def test_a_call_that_is_given_up_is_in_doubt_unless_its_thread_undoes_it(thread_calls: ThreadCalls, gate: Gate) -> None:
+    for undo in (None, gate.undo):
+        with pytest.raises(VaultUnavailable) as caught:
+            await thread_calls.call(gate.work, token=TOKEN, timeout=0.01, undo=undo)
+        assert caught.value.in_doubt is (undo is None)
+    gate.open.set()
+    await thread_calls.close(timeout=LONG)
 
 
 async def test_closing_does_not_wait_longer_than_it_may(thread_calls: ThreadCalls, gate: Gate) -> None:

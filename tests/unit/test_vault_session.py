@@ -18,7 +18,7 @@ from vault_pg.errors import (
     VaultSealed,
     VaultUnavailable,
 )
-from vault_pg.events import Event, TokenIssued, TokenRevocationFailed, TokenRevoked
+from vault_pg.events import Event, IssueUnanswered, TokenIssued, TokenRevocationFailed, TokenRevoked
 from vault_pg.lease import Lease
 from vault_pg.settings import AppRoleAuth, TokenAuth, VaultSettings
 from vault_pg.vault.session import VaultSession
@@ -359,3 +359,42 @@ async def test_a_look_up_that_comes_late_takes_back_no_renewal_of_the_token() ->
     assert await asked
     assert world.session.token == renewed
     assert renewed.end == 1011 + 20
+
+
+async def test_an_answer_lost_with_a_token_that_is_not_ours_is_told_and_no_more() -> None:
+    world = World(TokenAuth(token=SecretStr("hvs.given")))
+    await world.session.open()
+    world.vault.unheard[CREDS] = 1
+    with pytest.raises(VaultUnavailable):
+        await world.session.issue("database", "app", timeout=5)
+    [unanswered] = [event for event in world.events if isinstance(event, IssueUnanswered)]
+    assert not unanswered.replaced
+    assert world.session.token.replace_at is None
+
+
+async def test_a_token_is_not_revoked_while_an_issue_of_its_is_under_way() -> None:
+    """The lease would die with it on arrival."""
+    world = World()
+    await world.session.open()
+    loop = asyncio.get_running_loop()
+    arrived: asyncio.Future[None] = loop.create_future()
+    let_go: asyncio.Future[None] = loop.create_future()
+    call = world.calls.call
+
+    async def slow(work: Any, **options: Any) -> Any:
+        result = await call(work, **options)
+        if world.vault.asked[-1].path == CREDS:
+            arrived.set_result(None)
+            await let_go
+        return result
+
+    world.calls.call = slow  # type: ignore[method-assign]  # the answer is held back
+    issuing = asyncio.create_task(world.session.issue("database", "app", timeout=5))
+    await arrived
+    await world.session.log_in()
+    await world.session.forget(1, timeout=5)
+    assert world.vault.times("auth/token/revoke-self") == []
+    let_go.set_result(None)
+    assert (await issuing).token_serial == 1
+    await world.session.forget(1, timeout=5)
+    assert len(world.vault.times("auth/token/revoke-self")) == 1

@@ -233,6 +233,7 @@ class LeaseManager:
                 turn.release()
 
         await self._try(f"opening the pool of {keeper.name!r}", start, deadline)
+        await self._forget_tokens()  # one is replaced where the answer to an issue was lost
         self._supervise(keeper.name, keeper.run)  # at once: its lease may be due while others are still starting
 
     async def _try(self, what: str, attempt: Callable[[], Coroutine[Any, Any, None]], deadline: float) -> None:

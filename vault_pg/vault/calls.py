@@ -112,6 +112,11 @@ class _Handover(Generic[T]):
             self._abandoned = True
             return self._outcome
 
+    def call_soon(self, call: Callable[[], object]) -> None:
+        """On the loop, if there is one still."""
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(call)
+
     def _announce(self) -> None:
         if not self.arrived.done():
             self.arrived.set_result(None)
@@ -124,8 +129,12 @@ class ThreadCalls:
     interpreter waits for an executor however long it takes.
     """
 
-    def __init__(self, settings: VaultSettings) -> None:
+    def __init__(
+        self, settings: VaultSettings, lost: Callable[[SecretStr, VaultError], object] = lambda _token, _error: None
+    ) -> None:
+        """`lost(token, error)` is called on the loop where nobody waits for a result that has to be undone, and it could not be."""
         self._settings = settings
+        self._lost = lost
         self._nodes = Nodes(settings.addresses)
         self._process = os.getpid()
         self._lock = threading.Lock()
@@ -153,12 +162,14 @@ class ThreadCalls:
             # Cancelled, perhaps after the result had arrived: nobody will ever see it.
             outcome = handover.claim()
             if isinstance(outcome, tuple):
-                self._start(partial(self._undo, job, outcome[0]), time.monotonic() + timeout)
+                self._start(partial(self._undo, job, outcome[0], handover), time.monotonic() + timeout)
+            elif outcome is not None:
+                self._tell_lost(job, outcome)
             raise
         outcome = handover.claim()
         if outcome is None:
             waited = within(timeout, self._settings.timeout)
-            raise VaultUnavailable(f"Vault at {origin(self._settings.address)} did not answer {waited}", in_doubt=True)
+            raise VaultUnavailable(f"Vault at {origin(self._settings.address)} did not answer {waited}", in_doubt=undo is None)
         if isinstance(outcome, BaseException):
             raise outcome
         return outcome[0]
@@ -191,10 +202,19 @@ class ThreadCalls:
         except BaseException as error:  # noqa: BLE001 - raised again, on the waiter's side
             # Without the frames of the thread, which hold the token in clear.
             outcome = error.with_traceback(None)
-        if not handover.deliver(outcome) and isinstance(outcome, tuple):
-            self._undo(job, outcome[0])
+        if handover.deliver(outcome):
+            return
+        if isinstance(outcome, tuple):
+            self._undo(job, outcome[0], handover)
+        else:
+            handover.call_soon(partial(self._tell_lost, job, outcome))
 
-    def _undo(self, job: _Job[T], result: T) -> None:
+    def _tell_lost(self, job: _Job[T], outcome: BaseException) -> None:
+        """On the loop: what nobody waits for has failed, and Vault may have granted it all the same."""
+        if job.undo is not None and job.token is not None and isinstance(outcome, VaultError) and outcome.in_doubt:
+            self._lost(job.token, outcome)
+
+    def _undo(self, job: _Job[T], result: T, handover: _Handover[T]) -> None:
         """In a thread, with as much time as the call itself had."""
         undo = job.undo
         if undo is None:
@@ -203,6 +223,8 @@ class ThreadCalls:
             self._with_client(lambda client: undo(client, result), job.token, time.monotonic() + job.timeout)
         except VaultError as error:
             log.warning("could not revoke what Vault granted to a caller that is gone; it ends at its TTL: %s", error)
+            if job.token is not None:
+                handover.call_soon(partial(self._lost, job.token, error))
 
     def _with_client(self, work: Callable[[Client], T], token: SecretStr | None, deadline: float, grace: float = 0.0) -> T:
         client = connect(self._settings, deadline, grace, self._nodes)

@@ -39,6 +39,15 @@ class TokenStep:
 
 def token_step(token: Token, *, dead: bool, supply: Supply, now: Instant, draw: float, lead: float) -> TokenStep:
     """What the token needs next, and when. `supply`: where the next one comes from; `lead`: seconds that leases need to move."""
+    step = _regular_step(token, dead=dead, supply=supply, now=now, draw=draw, lead=lead)
+    at = token.replace_at
+    # What is due stands above it: a login that fails again and again must not keep the token from being renewed.
+    if supply != "repeatable" or at is None or step.at <= max(now, at):
+        return step
+    return TokenStep(max(now, at), "log in")
+
+
+def _regular_step(token: Token, *, dead: bool, supply: Supply, now: Instant, draw: float, lead: float) -> TokenStep:
     repeatable = supply == "repeatable"
     if dead:
         return TokenStep(now, "log in") if repeatable or supply == "proxied" else TokenStep(NEVER, "look up")
@@ -169,7 +178,12 @@ class Keepalive:
         if self._tokens.dead(token.serial) and token.serial != self._mourned:
             self._mourned = token.serial
             await self._mourn()
-        await self._desk.log_in()
+        try:
+            await self._desk.log_in()
+        except VaultError as error:
+            if not error.transient:
+                self._tokens.spare(token.serial)
+            raise
         self._logged_in_at = self._clock()
 
     async def _mourn(self) -> None:

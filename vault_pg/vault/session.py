@@ -30,6 +30,7 @@ from vault_pg.vault.endpoints import Client, Grant, Issued
 from vault_pg.vault.keepalive import Keepalive
 from vault_pg.vault.logins import TokenFile, login_for
 from vault_pg.vault.tokens import TokenListener, Tokens
+from vault_pg.vault.unanswered import Unanswered
 
 T = TypeVar("T")
 
@@ -64,8 +65,11 @@ class VaultSession:
         self._clock = clock
         self._draw = draw
         self._login = login_for(settings.auth)
-        self._calls = calls or ThreadCalls(settings)
         self._tokens = Tokens(clock)
+        self._unanswered = Unanswered(
+            self._tokens, method=self._login.method, repeatable=self._login.supply == "repeatable", emit=emit, clock=clock
+        )
+        self._calls = calls or ThreadCalls(settings, lost=self._unanswered.note_of)
         self._closed = False
 
     @property
@@ -108,7 +112,11 @@ class VaultSession:
         await keepalive.run()
 
     async def settled(self, *, timeout: float) -> None:
-        """Return once the current token is not known to be dead, or after `timeout` seconds; at once if no other can come."""
+        """Return once the current token is not known to be dead, or after `timeout` seconds; at once if no other can come.
+
+        One that is about to be replaced is waited for a moment: what is asked for with it would have to move soon.
+        """
+        await self._unanswered.replaced(timeout)
         deadline = asyncio.get_running_loop().time() + timeout
         while self._login.supply != "given" and self._tokens.dead(self.token.serial):
             left = deadline - asyncio.get_running_loop().time()
@@ -119,7 +127,8 @@ class VaultSession:
         """Lease a new database role. Raises RoleNotFound, MountNotFound, BackendUnavailable besides the session's errors."""
         token = self.token
         asked_at = self._clock()
-        issued = await self._ask(partial(endpoints.issue, mount=mount, role=role), token, timeout, undo=_undo_issue)
+        with self._unanswered.issuing(token.serial):
+            issued = await self._ask(partial(endpoints.issue, mount=mount, role=role), token, timeout, undo=_undo_issue)
         return Lease(
             id=issued.lease_id,
             credential=Credential(issued.data.username, issued.data.password),
@@ -199,7 +208,7 @@ class VaultSession:
     async def forget(self, serial: int, *, timeout: float) -> None:
         """Revoke an old token whose last lease is gone. Never raises for Vault's sake: `close` tries again."""
         known = {token.serial: token for token in self._tokens.revocable()}
-        if serial == self.token.serial:
+        if serial == self.token.serial or self._unanswered.under_way(serial):
             return
         if serial not in known or await self._revoke_token(known[serial], timeout):
             self._tokens.forget(serial)

@@ -141,6 +141,15 @@ class Tokens:
         self._keep(token)
         return token
 
+    def replace_from(self, serial: int, at: Instant) -> None:
+        """Another should take its place from then on."""
+        self._keep(replace(self._known[serial], replace_at=at))
+
+    def spare(self, serial: int) -> None:
+        """It stays although it was to be replaced: no other can be had."""
+        if (token := self._known.get(serial)) is not None and token.replace_at is not None:
+            self._keep(replace(token, replace_at=None))
+
     def bury(self, serial: int) -> bool:
         """The token is dead: it ends now, and with it the horizon of every lease it asked for. False where that was known."""
         if serial in self._dead or serial not in self._known:
