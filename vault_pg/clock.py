@@ -24,6 +24,10 @@ SLEEP = 1.0
 STEP = 2.0
 """Seconds that the wall clock may gain or lose from one look to the next; as much does any time service correct."""
 
+AT_ONCE = 0.1
+READS = 3
+"""The clocks are read again, so often at most, where that took longer than so many seconds: a busy machine lets them not seem to part."""
+
 
 def boottime() -> Instant:
     """Seconds since boot, suspends included; `time.monotonic()` on systems without CLOCK_BOOTTIME."""
@@ -72,5 +76,8 @@ class Clocks:
         return Leap(slept, stepped)
 
     def _read(self) -> tuple[float, float]:
-        lease = self._lease()
-        return lease - self._loop(), self._wall() - lease
+        for _ in range(READS):
+            loop, lease, wall = self._loop(), self._lease(), self._wall()
+            if self._loop() - loop <= AT_ONCE:
+                break
+        return lease - loop, wall - lease

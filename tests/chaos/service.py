@@ -129,8 +129,8 @@ class Service:
         return next(at for at in self.served if at > since)
 
 
-def settings_of(mount: Mount, *, vault_timeout: float = 10.0) -> Settings:
-    login = mount.approle(token_ttl=3600)
+def settings_of(mount: Mount, *, vault_timeout: float = 10.0, token_ttl: int = 3600) -> Settings:
+    login = mount.approle(token_ttl=token_ttl)
     return Settings(
         vault=VaultSettings(
             address=mount.server.address,
