@@ -520,3 +520,12 @@ async def test_a_rotation_by_hand_that_fails_leaves_no_mark_on_a_credential_that
         end()
         assert (w.keeper.tenure.last_error, w.keeper.tenure.failed_since, w.keeper.tenure.retry) == (None, None, None)
         assert len(w.of(RotationFailed)) == 1
+
+
+async def test_a_horizon_that_a_token_makes_is_told_as_that() -> None:
+    async with world(ttl=600, max_ttl=6000, token_ttl=60) as w:
+        mend = w.down("auth/approle/login", "auth/token/renew-self")
+        await asyncio.sleep(90)
+        assert w.of(CredentialExpired)[0].error == "its token ended, and no other has come"
+        mend()
+        await asyncio.sleep(60)

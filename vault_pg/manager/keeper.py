@@ -223,8 +223,10 @@ class Keeper:
         return self.tenure.refused_since is not None
 
     def _pass_horizon(self) -> None:
-        tenure = self.tenure
-        self._expire(tenure.lost or tenure.last_error or "its lease ended before it could be renewed or rotated")
+        tenure, lease, token = self.tenure, self.tenure.lease, self.tenure.token
+        by_token = lease is not None and token is not None and token.end < lease.end
+        ended = "its token ended, and no other has come" if by_token else "its lease ended before it could be renewed or rotated"
+        self._expire(tenure.lost or tenure.last_error or ended)
 
     def _token_changed(self) -> None:
         token = self.tenure.token
