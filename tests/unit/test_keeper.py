@@ -32,7 +32,7 @@ from vault_pg.events import (
 )
 from vault_pg.manager.keeper import Keeper
 from vault_pg.manager.tenure import Tenure
-from vault_pg.schedule import BACKOFF_PRESSED
+from vault_pg.schedule import BACKOFF_CAP, BACKOFF_PRESSED
 from vault_pg.settings import AppRoleAuth, DatabaseSettings, VaultSettings
 from vault_pg.vault import VaultSession
 
@@ -472,7 +472,7 @@ async def test_a_lease_whose_role_was_dropped_by_hand_is_revoked_all_the_same() 
         assert w.leases.alive == {f"{ISSUE}/1", f"{ISSUE}/2"}
         mend()
         await w.keeper.rotate()
-        await asyncio.sleep(1)
+        await asyncio.sleep(BACKOFF_CAP + 1)
         assert w.leases.alive == {f"{ISSUE}/3"}
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from vault_pg.clock import Instant
@@ -49,6 +50,11 @@ class Ledger:
         self._held = {key: held for key, held in self._held.items() if held.until > now}
         return [held.lease for held in self._held.values()]
 
+    @property
+    def full(self) -> bool:
+        """So many are alive that no other is asked for."""
+        return len(self.live) >= MOST_LIVE
+
     def bucket_wait(self) -> float:
         """Seconds until another lease may be asked for; no more than a quarter of what is left before the horizon."""
         now = self._tenure.clock()
@@ -62,8 +68,11 @@ class Ledger:
         tenure = self._tenure
         if tenure.session is not None:
             await tenure.session.settled(timeout=tenure.vault_timeout)
-        await self.revoke_orphans()
-        if len(self.live) >= MOST_LIVE:
+        if self.full:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(call_timeout(tenure.left, most=tenure.vault_timeout)):
+                    await self.revoke_orphans()  # else that is the sweep's business, which nobody waits for
+        if self.full:
             raise VaultUnavailable(
                 f"{MOST_LIVE} leases of {tenure.whose} are alive and cannot be revoked now: no further one is asked for"
             )

@@ -25,6 +25,9 @@ from vault_pg.settings import DatabaseSettings
 LOST_DRAIN = 3.0
 """Seconds that borrowers of a lost credential are given: its role is gone, they can finish nothing that needs it."""
 
+LEAST_WAIT = 1.0
+"""Seconds that a rotation waits for the one before, however little time is left."""
+
 READ_AGAIN = 5.0
 """Seconds that a login is tried with a credential that its source may since have replaced; then that is read again."""
 
@@ -91,11 +94,9 @@ class Rotation:
 
     async def _once(self, why: str) -> None:
         """One attempt. A failure before the swap closes the new pool, leaves the new lease to be revoked, and changes nothing else."""
-        tenure, holder = self._tenure, self._holder
+        tenure = self._tenure
         start = tenure.clock()
-        await holder.drained()
-        if self._endings:
-            await asyncio.wait(self._endings)
+        await self._make_way()
         if not tenure.asked:
             await asyncio.sleep(self._ledger.bucket_wait())
         lease = await self._issue()
@@ -108,6 +109,26 @@ class Rotation:
         finally:
             keeping.cancel()
             await asyncio.wait([keeping])
+
+    async def _make_way(self) -> None:
+        """Wait for what is left of the rotation before, but not past the time that this one needs: then it is cut short."""
+        await self._in_time(self._holder.drained)
+        self._holder.hurry()
+        if self._ledger.full and self._endings:  # else they may go on revoking beside it
+            await self._in_time(partial(asyncio.wait, list(self._endings)))
+
+    async def _in_time(self, wait: Callable[[], Awaitable[object]]) -> None:
+        """Wait for half of what is left before the horizon at most; a moment, where the lease is lost or comes to be so meanwhile."""
+        tenure, waiting = self._tenure, asyncio.ensure_future(wait())
+        start = tenure.clock()
+        try:
+            while (left := start + max(LEAST_WAIT, tenure.patience / 2) - tenure.clock()) > 0:
+                done, _ = await asyncio.wait([waiting], timeout=min(left, LEAST_WAIT))
+                if done:
+                    return
+        finally:
+            waiting.cancel()
+            await asyncio.wait([waiting])
 
     async def _succeed(self, lease: Lease, why: str, start: Instant) -> None:
         """Build the pool of a new lease, prove it, and let it replace the one that serves."""

@@ -213,6 +213,12 @@ class Succession(Serving[ACT]):
         if drains := [generation.drain for generation in self._outgoing if generation.drain is not None]:
             await asyncio.wait(drains)
 
+    def hurry(self) -> None:
+        """Let every replaced pool drain no longer: who still holds a connection of it is told, and cut off."""
+        now = asyncio.get_running_loop().time()
+        for generation in self._outgoing:
+            generation.hurry(now)
+
     def refuse(self, reason: str) -> None:
         """From now on checkouts fail at once with NoCredential(`reason`), those that wait included, until the next replace."""
         self._refusal = reason
