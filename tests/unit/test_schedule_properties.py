@@ -143,6 +143,28 @@ def test_a_renewal_point_lies_in_the_window(granted_at: float, ttl: float, draw:
     assert low * ttl - CLOSE <= point <= high * ttl + CLOSE
 
 
+@given(lease=leases(), token=tokens(), draw=DRAWS, limits=LIMITS)
+def test_a_renewal_leaves_a_quarter_of_the_ttl_on_either_side(lease: Lease, token: Token, draw: float, limits: Limits) -> None:
+    """After it, for an outage of Vault; before it, so that grants of no time at all are no hot loop."""
+    step = schedule.next_step(lease, token, token, draw, limits)
+    if isinstance(step, Renew):
+        assert step.at - lease.granted_at >= 0.25 * lease.ttl - CLOSE
+        assert lease.end - step.at >= 0.25 * lease.ttl - CLOSE
+
+
+@given(lease=leases(), token=tokens(), draw=DRAWS, limits=LIMITS, sooner=st.floats(0, 86_400))
+def test_a_lease_that_is_seen_to_end_sooner_gets_the_same_step_by_as_much_sooner(
+    lease: Lease, token: Token, draw: float, limits: Limits, sooner: float
+) -> None:
+    assume(token.extendable or token.ttl is None)
+    step = schedule.next_step(lease, token, token, draw, limits)
+    seen = lease.ending_at(lease.end - sooner)
+    assert math.isclose(seen.end, lease.end - sooner, abs_tol=CLOSE)
+    step_then = schedule.next_step(seen, token, token, draw, limits)
+    assert type(step_then) is type(step)
+    assert math.isclose(step_then.at, step.at - sooner, abs_tol=CLOSE)
+
+
 # -- the horizon and renewals
 
 
@@ -171,6 +193,16 @@ def test_a_renewal_that_is_granted_in_full_never_shortens_a_lease(
     assert not ours.capped
 
 
+@given(lease=leases(), token=tokens(), share=st.floats(0, 1), wanted=st.none() | st.floats(1, 7200), max_age=st.none() | SECONDS)
+def test_a_renewal_that_is_granted_in_full_never_brings_the_horizon_nearer(
+    lease: Lease, token: Token, share: float, wanted: float | None, max_age: float | None
+) -> None:
+    now = lease.granted_at + share * lease.ttl
+    asked = math.ceil(schedule.increment(lease, now, wanted))
+    renewed = lease.renewed(granted_at=now, ttl=float(asked), asked=asked, renewable=True)
+    assert schedule.horizon(renewed, token, max_age) >= schedule.horizon(lease, token, max_age) - CLOSE
+
+
 @given(lease=leases(), shares=st.tuples(st.floats(0, 1), st.floats(0, 1)), wanted=st.none() | st.floats(1, 7200))
 def test_an_increment_never_grows_with_time(lease: Lease, shares: tuple[float, float], wanted: float | None) -> None:
     sooner, later_on = (schedule.increment(lease, lease.granted_at + share * lease.ttl, wanted) for share in sorted(shares))
@@ -190,6 +222,16 @@ def test_backoff_grows_with_the_draw_and_with_the_attempts(
     wait = schedule.backoff(attempt, low, left=left, retry_after=wish)
     assert wait <= schedule.backoff(attempt, high, left=left, retry_after=wish)
     assert wait <= schedule.backoff(attempt + 1, low, left=left, retry_after=wish)
+
+
+@given(
+    attempt=st.integers(1, 10_000),
+    draw=DRAWS,
+    lefts=st.tuples(st.floats(0.001, 400), st.floats(0.001, 400) | st.floats(400, 1e7)),
+)
+def test_the_nearer_the_horizon_the_sooner_it_is_tried_again(attempt: int, draw: float, lefts: tuple[float, float]) -> None:
+    near, far = sorted(lefts)
+    assert schedule.backoff(attempt, draw, left=near) <= schedule.backoff(attempt, draw, left=far) + CLOSE
 
 
 @given(attempt=st.integers(1, 10_000), left=st.floats(-1e6, 1e7))
@@ -222,6 +264,12 @@ def test_a_request_has_its_time_and_no_more(left: float, most: float) -> None:
     assert 0 < timeout <= most
     if left > 0.4:
         assert timeout <= left / 2
+
+
+@given(lefts=st.tuples(st.floats(0.001, 1e6), st.floats(0.001, 1e6)), most=st.floats(0.2, 120))
+def test_a_request_never_gets_less_time_for_more_that_is_left(lefts: tuple[float, float], most: float) -> None:
+    short, long = sorted(lefts)
+    assert schedule.call_timeout(short, most=most) <= schedule.call_timeout(long, most=most)
 
 
 @given(lefts=st.tuples(st.floats(0, 1e6), st.floats(0, 1e6)), most=st.floats(0, 600))
