@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from typing import Any
 
 import pytest
 from pydantic import SecretStr
 
+from tests.unit.memory_postgres import MemoryPostgres
 from tests.unit.memory_vault import Reply
 from tests.unit.test_keeper import ISSUE, LOOK_UP, RENEW, REVOKE, World, world
-from vault_pg import errors
+from vault_pg import Credential, CredentialSource, DatabaseSettings, Lease, LeaseManager, Settings, errors
+from vault_pg import Grant as LeaseGrant
 from vault_pg.clock import Clocks
 from vault_pg.events import (
     CredentialExpired,
@@ -22,6 +25,7 @@ from vault_pg.events import (
     LeaseRotated,
     RotationFailed,
 )
+from vault_pg.manager.manager import AT_ONCE
 from vault_pg.vault.endpoints import Extension, Grant
 from vault_pg.vault.tokens import Tokens
 
@@ -298,6 +302,42 @@ async def test_a_clock_that_is_set_right_bit_by_bit_has_not_leapt() -> None:
             await asyncio.sleep(1)
             machine.stepped += 0.5
         assert not w.vault.times(LOOK_UP)
+
+
+async def test_a_look_up_may_wait_for_its_turn_among_thousands_and_comes_then() -> None:
+    async with world(ttl=3600, max_ttl=864_000, token_ttl=864_000) as w:
+        w.keeper.recheck(after=5.0)
+        await asyncio.sleep(4.9)
+        assert not w.vault.times(LOOK_UP)
+        await asyncio.sleep(0.2)
+        assert len(w.vault.times(LOOK_UP)) == 1
+
+
+class Counted(CredentialSource):
+    """A source that tells how much is left, and notes when it is asked for that."""
+
+    def __init__(self) -> None:
+        self.asked: list[float] = []
+
+    async def issue(self, *, timeout: float) -> LeaseGrant:
+        return LeaseGrant(Credential("app", SecretStr("pw")), 3600.0)
+
+    async def lookup(self, lease: Lease, *, timeout: float) -> float:
+        self.asked.append(asyncio.get_running_loop().time())
+        return lease.ttl
+
+
+async def test_the_leases_of_a_hundred_databases_are_all_looked_up_but_not_all_in_one_moment() -> None:
+    machine, source, postgres = Machine(), Counted(), MemoryPostgres()
+    database = DatabaseSettings(source=source, min_size=0, max_size=1, connection_class=postgres.connection_class)
+    settings = Settings(databases={f"db-{number}": database for number in range(100)}, status_socket=False, handle_sigterm=False)
+    async with LeaseManager(settings, clock=machine.lease_clock, wall_clock=machine.wall_clock, shared=False):
+        await asyncio.sleep(1.5)
+        assert not source.asked
+        machine.stepped += 3600
+        await asyncio.sleep(2)
+        assert len(source.asked) == 100
+        assert max(Counter(round(at, 2) for at in source.asked).values()) <= AT_ONCE
 
 
 async def test_many_short_sleeps_add_up_to_one_that_counts() -> None:

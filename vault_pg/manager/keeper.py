@@ -156,10 +156,10 @@ class Keeper:
         lease = self.tenure.lease
         return self.ledger.token_serials | (set() if lease is None else {lease.token_serial} - {NO_TOKEN.serial})
 
-    def recheck(self) -> None:
-        """The clocks have parted, so timers may be late and the lease may have ended: ask Vault, assume nothing."""
+    def recheck(self, after: float = 0.0) -> None:
+        """The clocks have parted, so timers may be late and the lease may have ended: ask Vault (in `after` seconds), assume nothing."""
         self._arm()
-        self.suspicion.distrust_clocks()
+        self.suspicion.distrust_clocks(after)
         self.tenure.wake()
 
     def _watch(self, pool: LeasedPool[AsyncConnection[Any]]) -> None:

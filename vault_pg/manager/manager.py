@@ -47,6 +47,9 @@ AT_ONCE = 32
 """Databases that are opened at a time. Each is a call of Vault's in a thread of its own, then a login: a process with thousands of them
 must not storm its servers, and itself, with all at once; and 32 are enough to hide the latency of each."""
 
+BREATHER = 0.1
+"""Seconds between one such number of look-ups and the next, when all databases have to look at once."""
+
 
 class LeaseManager:
     """Keeps a pool with a living credential for each database of the settings.
@@ -331,8 +334,8 @@ class LeaseManager:
         self._emit(ClocksParted(slept_seconds=round(leap.slept, 3), stepped_seconds=round(leap.stepped, 3)))
         if self._session is not None:
             self._session.recheck()
-        for keeper in self._keepers.values():
-            keeper.recheck()
+        for number, keeper in enumerate(self._keepers.values()):
+            keeper.recheck(after=number // AT_ONCE * BREATHER)
 
     async def _forget_tokens(self) -> None:
         """Old tokens are revoked once no lease of theirs is left."""

@@ -41,9 +41,9 @@ class Suspicion:
             self._pending = True
             self._tenure.wake()
 
-    def distrust_clocks(self) -> None:
-        """The same at once, and until the source has told how much is left: our own count of it may be wrong."""
-        self._uncounted, self._unanswered, self._asked_at = True, 0, float("-inf")
+    def distrust_clocks(self, after: float) -> None:
+        """The same in `after` seconds, and until the source has told how much is left: our own count of it may be wrong."""
+        self._uncounted, self._unanswered, self._asked_at = True, 0, self._tenure.clock() + after - ONCE_IN
         self.raise_()
 
     @property
