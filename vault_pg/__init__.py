@@ -68,6 +68,8 @@ if TYPE_CHECKING:
         TokenRenewed,
         TokenRevocationFailed,
         TokenRevoked,
+        VaultReachable,
+        VaultUnreachable,
     )
     from vault_pg.lease import Credential, Ending, Grant, Lease
     from vault_pg.manager.connect import connect
@@ -119,6 +121,7 @@ _EVENTS = (
     "PasswordExchanged", "RenewalFailed", "SourceUnreadable",
     "RevocationFailed", "RotationFailed", "StatusUnavailable", "TaskDied", "TokenIssued", "TokenLost", "TokenRenewalFailed",
     "TokenRenewed", "TokenRevocationFailed", "TokenRevoked", "LeasesLeftBehind", "StartDelayed",
+    "VaultReachable", "VaultUnreachable",
 )  # fmt: skip
 _SETTINGS = (
     "AgentAuth", "AppRoleAuth", "AwsAuth", "AzureAuth", "CallableSource", "CertAuth", "CustomAuth", "DatabaseSettings",
@@ -232,10 +235,12 @@ __all__ = [
     "UserpassAuth",
     "VaultError",
     "VaultPgError",
+    "VaultReachable",
     "VaultRefused",
     "VaultSealed",
     "VaultSettings",
     "VaultUnavailable",
+    "VaultUnreachable",
     "__version__",
     "checked",
     "connect",

@@ -211,6 +211,26 @@ class NotificationsMissed(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class VaultUnreachable(Event):
+    """Vault answers neither calls nor probes. Told once an outage; what goes on meanwhile is told by who needs Vault."""
+
+    name: ClassVar[str] = "vault.unreachable"
+    level: ClassVar[str] = "error"
+    address: str
+    error: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VaultReachable(Event):
+    """Vault answers again: whoever waited for it tries again now."""
+
+    name: ClassVar[str] = "vault.reachable"
+    address: str
+    outage_seconds: float
+    """Since the first call that failed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TokenEvent(Event):
     method: str
     serial: int

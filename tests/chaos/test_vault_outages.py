@@ -9,18 +9,20 @@ from __future__ import annotations
 import asyncio
 import random
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import pytest
 import requests
+from psycopg.errors import InsufficientPrivilege
 
 from tests.chaos.service import Service, settings_of, under_load
 from tests.servers import DatabaseView, Mount, mounted
 from tests.waiting import eventually
 from vault_pg.dev import DevVault, EmbeddedPostgres, Faults, RoleSpec
+from vault_pg.events import VaultReachable, VaultUnreachable
 
 
 class Ends(Protocol):
@@ -126,17 +128,60 @@ async def outage(stage: Stage, kind: Outage, scale: Scale) -> None:
     assert stage.mount.leases() == []
 
 
-async def all_outages(make_stage: Callable[[int], Stage], scale: Scale) -> None:
-    stages = {name: make_stage(scale.ttl) for name in OUTAGES}
+HOUR = 3600
+
+AWAY = {name: OUTAGES[name] for name in ("stopped", "sealed", "429")} | {
+    "hanging": Outage(lambda faults, _: faults.hold(), "did not answer")
+}
+"""Those that every request meets."""
+
+
+async def doubt(service: Service) -> None:
+    """A client's mistake: what it may not read might as well be the sign of a dead credential, so Vault is asked for the lease."""
+    with pytest.raises(InsufficientPrivilege):
+        async with service.manager.get_pool().connection() as conn:
+            await conn.execute("select rolpassword from pg_authid")
+
+
+async def unnoticed_by_leases(stage: Stage, kind: Outage, scale: Scale) -> None:
+    """No lease is due for a quarter of an hour at least, and still the status tells of the outage, and of its end."""
+    loop = asyncio.get_running_loop()
+    async with under_load(settings_of(stage.mount, vault_timeout=scale.vault_timeout)) as service:
+        trouble = await asyncio.to_thread(kind.begin, stage.vault.faults, scale)
+        await doubt(service)
+        await eventually(lambda: service.of(VaultUnreachable), "Vault is known to be away")
+        await asyncio.sleep(scale.outage)
+        status = service.manager.status()
+        assert status.health == "degraded"
+        assert status.vault is not None
+        assert status.vault.unreachable_since is not None
+        assert re.search(kind.why, status.vault.last_error or "")
+        await asyncio.to_thread(trouble.end)
+        returned = loop.time()
+        assert await service.is_healthy() - returned <= scale.back_within
+        vault = service.manager.status().vault
+        assert vault is not None
+        assert (vault.reachable, vault.unreachable_since, vault.last_error) == (True, None, None)
+        assert [type(event) for event in service.of(VaultUnreachable, VaultReachable)] == [VaultUnreachable, VaultReachable]
+        assert not service.lost
+    assert service.failures == []
+    assert stage.mount.leases() == []
+
+
+Act: TypeAlias = Callable[[Stage, Outage, Scale], Coroutine[None, None, None]]
+
+
+async def all_of(act: Act, outages: Mapping[str, Outage], make_stage: Callable[[int], Stage], scale: Scale, ttl: int) -> None:
+    stages = {name: make_stage(ttl) for name in outages}
     async with asyncio.TaskGroup() as group:
         for name, stage in stages.items():
-            group.create_task(outage(stage, OUTAGES[name], scale), name=name)
+            group.create_task(act(stage, outages[name], scale), name=name)
 
 
 async def test_no_query_and_no_credential_is_lost_to_an_outage_of_vault(
     make_stage: Callable[[int], Stage], database: DatabaseView
 ) -> None:
-    await all_outages(make_stage, SHORT)
+    await all_of(outage, OUTAGES, make_stage, SHORT, SHORT.ttl)
     assert (database.roles(), database.sessions()) == (set(), 0)
 
 
@@ -144,5 +189,15 @@ async def test_no_query_and_no_credential_is_lost_to_an_outage_of_vault(
 async def test_an_outage_of_half_a_ttl_is_over_five_seconds_after_vaults_return(
     make_stage: Callable[[int], Stage], database: DatabaseView
 ) -> None:
-    await all_outages(make_stage, LETTER)
+    await all_of(outage, OUTAGES, make_stage, LETTER, LETTER.ttl)
+    assert (database.roles(), database.sessions()) == (set(), 0)
+
+
+@pytest.mark.parametrize(
+    "scale", [pytest.param(SHORT, id="short"), pytest.param(LETTER, id="to the letter", marks=pytest.mark.slow)]
+)
+async def test_with_leases_of_an_hour_the_status_tells_of_an_outage_and_of_its_end(
+    make_stage: Callable[[int], Stage], database: DatabaseView, scale: Scale
+) -> None:
+    await all_of(unnoticed_by_leases, AWAY, make_stage, scale, HOUR)
     assert (database.roles(), database.sessions()) == (set(), 0)

@@ -34,7 +34,12 @@ class Refusal:
 DENIED = Refusal(403, "permission denied")
 DOWN = Refusal(503)
 
-Reply: TypeAlias = dict[str, Any] | Refusal
+
+class Silence(Exception):
+    """The request is swallowed."""
+
+
+Reply: TypeAlias = dict[str, Any] | Refusal | Silence
 Answer: TypeAlias = Reply | Callable[[dict[str, Any]], Reply]
 
 
@@ -53,6 +58,10 @@ class MemoryVault:
         self.clock = clock
         self.asked: list[Asked] = []
         self.dead: set[str] = set()
+        self.away: Refusal | Silence | None = None
+        """What everything is answered with, or every second request."""
+        self.every = 1
+        self.count = 0
         self.logins = 0
         self.unheard: Counter[str] = Counter()
         """Requests of each path that are still to be served, and their answers lost on the way."""
@@ -67,6 +76,7 @@ class MemoryVault:
             "auth/token/lookup-self": lambda _: self.look_up(),
             "auth/token/revoke-self": {},
             "sys/leases/revoke": {},
+            "sys/health": {"initialized": True, "sealed": False},
         }
 
     def log_in(self) -> Reply:
@@ -82,8 +92,13 @@ class MemoryVault:
         self.asked.append(Asked(self.clock(), path, token, body))
         found = self.paths[path]
         reply: Reply = DENIED
-        if token not in self.dead:
+        self.count += 1
+        if self.away is not None and self.count % self.every == 0:
+            reply = self.away
+        elif token not in self.dead:
             reply = found(body) if callable(found) else found
+        if isinstance(reply, Silence):
+            raise reply
         if isinstance(reply, Refusal):
             headers = {"Retry-After": reply.retry_after}
             raise refusal(Question(ADDRESS, method, path), reply.status, tuple(filter(None, [reply.error])), headers)
@@ -138,10 +153,10 @@ class MemoryCalls:
     ) -> T:
         assert timeout > 0
         assert undo is None or callable(undo)
-        latency = self._vault.latency
+        latency, question = self._vault.latency, Question(ADDRESS, "", "what it was asked")
         if latency > timeout:
             await asyncio.sleep(timeout)
-            raise late(Question(ADDRESS, "", "what it was asked"), timeout)
+            raise late(question, timeout)
         client = hvac.Client(url=ADDRESS, token="", adapter=partial(_Adapter, self._vault))
         client.token = token.get_secret_value() if token is not None else ""
         try:
@@ -152,6 +167,10 @@ class MemoryCalls:
                 if undo is not None:
                     undo(client, result)
                 raise
+        except Silence:
+            await asyncio.sleep(timeout)
+            raise late(question, timeout) from None
+        else:
             return result
         finally:
             client.adapter.close()

@@ -168,7 +168,7 @@ async def world(
     keeper = Keeper(tenure, ended=forget, woken=look)
     await session.open()
     await keeper.start(30.0)
-    tasks = [asyncio.create_task(work()) for work in (session.run, keeper.run, watch_clocks)]
+    tasks = [asyncio.create_task(work()) for work in (session.run, session.watch, keeper.run, watch_clocks)]
     try:
         yield World(keeper, vault, leases, postgres, events)
         assert not [task for task in tasks if task.done()]

@@ -71,7 +71,13 @@ def test_the_json_is_the_documented_one() -> None:
                 "pid": 1,
                 "health": "healthy",
                 "started_at": "2026-11-21T12:00:00Z",
-                "vault": {"address": "https://vault:8200", "reachable": True, "token_remaining_seconds": 1700},
+                "vault": {
+                    "address": "https://vault:8200",
+                    "reachable": True,
+                    "token_remaining_seconds": 1700,
+                    "unreachable_since": None,
+                    "last_error": None,
+                },
                 "databases": [
                     {
                         "name": "default",

@@ -26,6 +26,8 @@ from vault_pg.events import (
     TokenIssued,
     TokenRenewed,
     TokenRevoked,
+    VaultReachable,
+    VaultUnreachable,
 )
 
 
@@ -108,8 +110,13 @@ def _(event: RenewalFailed | RotationFailed | SourceUnreadable) -> str:
 
 
 @describe.register
-def _(event: CredentialExpired) -> str:
+def _(event: CredentialExpired | VaultUnreachable) -> str:
     return event.error
+
+
+@describe.register
+def _(event: VaultReachable) -> str:
+    return f"after {duration(event.outage_seconds)}"
 
 
 @describe.register

@@ -50,8 +50,16 @@ def _vault(vault: VaultStatus | None) -> Iterator[RenderableType]:
         return
     remaining = vault.token_remaining_seconds
     token = "token never ends" if remaining is None else f"token {duration(remaining)} left"
-    answers = ("answers", "") if vault.reachable else ("does not answer", "bold red")
+    answers = ("answers", "") if vault.reachable else (f"does not answer{_since(vault)}", "bold red")
     yield Padding(Text.assemble(f"Vault {printable(vault.address)} ", answers, f", {token}"), (0, 0, 0, 2))
+    if vault.last_error:
+        yield Padding(Text(printable(vault.last_error), "red"), (0, 0, 0, 2))
+
+
+def _since(vault: VaultStatus) -> str:
+    if vault.unreachable_since is None:
+        return ""
+    return f" for {duration((datetime.now(UTC) - vault.unreachable_since).total_seconds())}"
 
 
 def _database(database: DatabaseStatus) -> RenderableType:
@@ -175,6 +183,8 @@ def _line(manager: Status, database: DatabaseStatus) -> str:
     if pool is not None:
         facts.append(f"generation={pool.generation} in_use={pool.in_use}/{pool.size} waiting={pool.waiting}")
     facts.append(f"rotations={database.rotations} draining={len(database.draining)} vault={_reachable(manager)}")
+    if manager.vault is not None and manager.vault.last_error:
+        facts.append(f"vault_error={manager.vault.last_error!r}")
     if database.last_error:
         facts.append(f"last_error={database.last_error!r}")
     return printable(" ".join(facts))

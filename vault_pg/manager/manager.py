@@ -187,6 +187,7 @@ class LeaseManager:
         if session is not None:
             await self._try("logging in to Vault", session.open, deadline)
             self._supervise("token", session.run)
+            self._supervise("outage", session.watch)
         self._clocks = Clocks(asyncio.get_running_loop().time, self._clock, self._wall_clock)
         self._supervise("clock", self._watch_clock)
         emit, ended, woken = self._emit, self._forget_tokens, self._look_at_clocks  # made once, not once a database

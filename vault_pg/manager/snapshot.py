@@ -53,10 +53,13 @@ def _vault(settings: Settings, session: VaultSession | None, now: Instant) -> Va
     if not any(database.from_vault for database in settings.databases.values()):
         return None
     token_left = _token_end(session) - now
+    outage = session.outage if session is not None else None
     return VaultStatus(
         address=settings.vault.address,
         reachable=session is not None and session.reachable,
         token_remaining_seconds=None if math.isinf(token_left) else max(0.0, token_left),
+        unreachable_since=wall(outage.since, now) if outage is not None else None,
+        last_error=str(outage.error) if outage is not None else None,
     )
 
 

@@ -34,9 +34,13 @@ class _Part(BaseModel):
 class VaultStatus(_Part):
     address: str
     reachable: bool
-    """The latest answer came from a Vault that works."""
+    """The latest call was answered, and where one was not, a probe after it."""
     token_remaining_seconds: Seconds | None
     """None: the token never ends, or there is none yet."""
+    unreachable_since: datetime | None = None
+    """When the first call failed for want of an answer; None while Vault answers."""
+    last_error: str | None = None
+    """What the latest call or probe failed with; None while Vault answers."""
 
 
 class LeaseStatus(_Part):

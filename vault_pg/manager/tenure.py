@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
 
@@ -246,7 +246,8 @@ class Tenure:
             return schedule.backoff(state.attempt_number, self.draw(), left=self.patience, retry_after=retry_after)
 
         async def sleep(seconds: float) -> None:
-            await self.nap(seconds if wakes == self._wakes else min(seconds, BREATH))
+            with nullcontext() if self.session is None else self.session.waking(self.wake):
+                await self.nap(seconds if wakes == self._wakes else min(seconds, BREATH))
 
         return AsyncRetrying(
             retry=retry_if_exception(worth),

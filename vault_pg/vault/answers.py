@@ -220,7 +220,9 @@ def refusal(question: Question, status: int, errors: tuple[str, ...], headers: M
 def _unavailable(question: Question, status: int, said: str, retry_after: float | None) -> VaultUnavailable | None:
     """Vault cannot answer now, as told by status or text; None where it could."""
     tail = f" ({said})" if said else ""
-    if status >= HTTPStatus.INTERNAL_SERVER_ERROR and "sealed" in said.lower():
+    # Its health has no words for it.
+    unwell = question.path == "sys/health" and status == HTTPStatus.SERVICE_UNAVAILABLE
+    if unwell or (status >= HTTPStatus.INTERNAL_SERVER_ERROR and "sealed" in said.lower()):
         return VaultSealed(f"{question.vault} is sealed: unseal it (vault operator unseal)", retry_after=retry_after)
     reasons = {
         HTTPStatus.REQUEST_TIMEOUT: "gave up waiting for the request",

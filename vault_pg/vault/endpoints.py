@@ -179,6 +179,11 @@ def look_up_self(client: Client) -> Grant:
     )
 
 
+def ask_health(client: Client) -> None:
+    """Whether Vault serves, for want of a token that could be spent on it. Standbys do, by their leader."""
+    client.sys.read_health_status(standby_code=200, performance_standby_code=200, method="GET")
+
+
 def granted(client: Client, answer: dict[str, Any], path: str) -> Grant:
     """The token that a login yielded, from the login's answer."""
     auth = _understood(client, _Auth, answer.get("auth"), path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias
 
@@ -83,6 +84,10 @@ class TokenDesk(Protocol):
 
     def lose_token(self, serial: int, why: str) -> None: ...
 
+    def waking(self, wake: Callable[[], object]) -> AbstractContextManager[None]:
+        """Around a wait after a failure: `wake()` is called when Vault is back."""
+        ...
+
 
 class Keepalive:
     """Runs for ever, and survives any trouble of Vault's."""
@@ -119,7 +124,8 @@ class Keepalive:
                     await self._take(step)
             except VaultError as error:
                 failures += 1
-                await self._tokens.changed_within(self._wait_after(error, failures))
+                with self._desk.waking(self._tokens.wake):
+                    await self._tokens.changed_within(self._wait_after(error, failures))
             else:
                 failures = 0
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import TypeVar
 
@@ -26,9 +27,11 @@ from vault_pg.settings import VaultSettings
 from vault_pg.vault import endpoints
 from vault_pg.vault.answers import origin
 from vault_pg.vault.calls import Calls, ThreadCalls, Undo
+from vault_pg.vault.circuit import Circuit
 from vault_pg.vault.endpoints import Client, Grant, Issued
 from vault_pg.vault.keepalive import Keepalive
 from vault_pg.vault.logins import TokenFile, login_for
+from vault_pg.vault.outage import Outage
 from vault_pg.vault.tokens import TokenListener, Tokens
 from vault_pg.vault.unanswered import Unanswered
 
@@ -39,7 +42,7 @@ SETTLING = 0.4
 
 
 class VaultSession:
-    """One login at one Vault, kept alive by `run`.
+    """One login at one Vault, kept alive by `run`. While Vault is away `watch` looks for its return, and calls are refused meanwhile.
 
     Every call is over within its `timeout` (seconds), and raises VaultError: VaultUnavailable where asking again may help,
     TokenInvalid where the token is dead (then the session logs in again by itself, and every lease of the old token is lost),
@@ -56,8 +59,6 @@ class VaultSession:
         calls: Calls | None = None,
     ) -> None:
         self.address = origin(settings.address)
-        self.reachable = False
-        """The latest answer came, whatever it said."""
         self.last_error: VaultError | None = None
         """What the latest call failed with."""
         self._timeout = settings.timeout
@@ -71,6 +72,21 @@ class VaultSession:
         )
         self._calls = calls or ThreadCalls(settings, lost=self._unanswered.note_of)
         self._closed = False
+        self._circuit = Circuit(self._probe, address=self.address, emit=emit, clock=clock, draw=draw, patience=settings.timeout)
+
+    @property
+    def reachable(self) -> bool:
+        """Vault has answered, whatever it said, and no later call or probe has failed for want of an answer."""
+        return self._circuit.reachable
+
+    @property
+    def outage(self) -> Outage | None:
+        """Since when Vault does not answer, and the latest failure."""
+        return self._circuit.outage
+
+    def waking(self, wake: Callable[[], object]) -> AbstractContextManager[None]:
+        """Around the wait of one whose call failed: `wake()` is called once Vault is back from an outage."""
+        return self._circuit.waking(wake)
 
     @property
     def token(self) -> Token:
@@ -111,6 +127,10 @@ class VaultSession:
         )
         await keepalive.run()
 
+    async def watch(self) -> None:
+        """Look for Vault's return while it does not answer, for ever. Ask nothing while all is well."""
+        await self._circuit.watch()
+
     async def settled(self, *, timeout: float) -> None:
         """Return once the current token is not known to be dead, or after `timeout` seconds; at once if no other can come.
 
@@ -120,8 +140,9 @@ class VaultSession:
         deadline = asyncio.get_running_loop().time() + timeout
         while self._login.supply != "given" and self._tokens.dead(self.token.serial):
             left = deadline - asyncio.get_running_loop().time()
-            if left <= 0 or not await self._tokens.changed_within(left):
+            if left <= 0:
                 return
+            await self._tokens.changed_within(left)
 
     async def issue(self, mount: str, role: str, *, timeout: float) -> Lease:
         """Lease a new database role. Raises RoleNotFound, MountNotFound, BackendUnavailable besides the session's errors."""
@@ -227,6 +248,10 @@ class VaultSession:
 
     async def log_in(self) -> Token:
         """Log in now; the new token is the current one from then on."""
+        with self._circuit.passage(self._timeout):
+            return await self._log_in()
+
+    async def _log_in(self) -> Token:
         asked_at = self._clock()
         undo = _undo_login if self._login.supply == "repeatable" else None
         try:
@@ -287,21 +312,42 @@ class VaultSession:
 
     async def _ask(self, work: Callable[[Client], T], token: Token, timeout: float, *, undo: Undo[T] | None = None) -> T:
         asked = partial(endpoints.telling_dead_from_denied, work)
-        try:
-            result = await self._calls.call(asked, token=token.secret, timeout=timeout, undo=undo)
-        except VaultError as error:
-            self._tokens.spend(token.serial, 2 if isinstance(error, (PermissionDenied, TokenInvalid)) else 1)
-            self._answered(error)
-            if isinstance(error, TokenInvalid):
-                self.lose_token(token.serial, str(error))
-            raise
-        self._tokens.spend(token.serial, 1)
-        self._answered(None)
-        return result
+
+        def call(seconds: float) -> Awaitable[T]:
+            return self._calls.call(asked, token=token.secret, timeout=seconds, undo=undo)
+
+        with self._circuit.passage(timeout):
+            try:
+                result = await self._circuit.carried(call, timeout, undone=undo is not None)
+            except VaultError as error:
+                self._tokens.spend(token.serial, 2 if isinstance(error, (PermissionDenied, TokenInvalid)) else 1)
+                self._answered(error)
+                if isinstance(error, TokenInvalid):
+                    self.lose_token(token.serial, str(error))
+                raise
+            self._tokens.spend(token.serial, 1)
+            self._answered(None)
+            return result
 
     def _answered(self, error: VaultError | None) -> None:
-        self.reachable = not isinstance(error, VaultUnavailable)
         self.last_error = error
+        if isinstance(error, VaultUnavailable):
+            self._circuit.failed(error)
+        elif not isinstance(error, LoginFailed):  # which may come from a file, before Vault was asked
+            self._circuit.answered()
+
+    async def _probe(self, timeout: float) -> None:
+        """Vault answers this, be it with a no. A look at the token shows that it serves requests, and not only that it runs."""
+        token = self._tokens.lasting
+        try:
+            if token is None:
+                await self._calls.call(endpoints.ask_health, token=None, timeout=timeout)
+            else:
+                await self._calls.call(endpoints.look_up_self, token=token.secret, timeout=timeout)
+        except VaultUnavailable:
+            raise
+        except VaultError:
+            return  # of a token without that right, too: whether it is dead is for the next call to find out
 
     async def _revoke_token(self, token: Token, timeout: float) -> bool:
         try:

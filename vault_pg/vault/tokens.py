@@ -42,6 +42,13 @@ class Tokens:
             raise NotRunning("the Vault session has no token yet: open it first")
         return self._known[self._serial]
 
+    @property
+    def lasting(self) -> Token | None:
+        """The current one, where there is one that lives and that a request more or less is nothing to."""
+        if not self._serial or self.dead(self._serial) or self.current.uses is not None:
+            return None
+        return self.current
+
     def of(self, serial: int) -> Token:
         return self._known[serial]
 
@@ -106,7 +113,7 @@ class Tokens:
     def doubt(self) -> None:
         """Let the current token be looked up before anything else is done with it."""
         self.doubted = True
-        self._wake()
+        self._move()
 
     def same(self, grant: Grant) -> bool:
         """The grant is one of the current token, and no new one."""
@@ -183,6 +190,12 @@ class Tokens:
 
         return remove
 
+    def wake(self) -> None:
+        """End the waits for a change, though nothing has changed."""
+        # Set and replaced: those who wait now wake, those who come next wait for the next change.
+        self._changed.set()
+        self._changed = asyncio.Event()
+
     async def changed_within(self, seconds: float | None) -> bool:
         """Wait for the next change, `seconds` at most. None waits as long as it takes."""
         version = self.version
@@ -195,12 +208,10 @@ class Tokens:
     def _keep(self, token: Token) -> None:
         self._known[token.serial] = token
         self.doubted = False
-        self._wake()
+        self._move()
         for listener in tuple(self._listeners):
             listener()
 
-    def _wake(self) -> None:
+    def _move(self) -> None:
         self.version += 1
-        # Set and replaced: those who wait now wake, those who come next wait for the next change.
-        self._changed.set()
-        self._changed = asyncio.Event()
+        self.wake()
