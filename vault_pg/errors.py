@@ -54,7 +54,15 @@ class SettingsError(VaultPgError):
 
 
 class NotRunning(VaultPgError):
-    """No LeaseManager runs in this process, or none that keeps this database."""
+    """No LeaseManager runs in this process, none that keeps this database, or it runs in another process or event loop."""
+
+
+def astray(what: str) -> str:
+    """What to tell whoever uses something of one event loop in another."""
+    return (
+        f"{what} belongs to another event loop, and cannot be used in this one: hand the work over to that with "
+        "asyncio.run_coroutine_threadsafe(), or enter a LeaseManager(shared=False) in each loop and use its own get_pool()"
+    )
 
 
 class NoCredential(VaultPgError):

@@ -322,6 +322,15 @@ class ManagerStarted(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LoopEnded(Event):
+    """The interpreter ends, and nobody has left the manager: its event loop was closed or stopped. What can still be done is done now."""
+
+    name: ClassVar[str] = "manager.loop_ended"
+    level: ClassVar[str] = "error"
+    databases: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ManagerStopped(Event):
     name: ClassVar[str] = "manager.stopped"
     databases: tuple[str, ...]

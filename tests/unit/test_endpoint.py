@@ -347,3 +347,20 @@ def test_last_a_folder_of_the_user_in_the_temporary_directory(environment: pytes
 
     assert runtime_dir() == tmp_path / f"vault-pg-{os.getuid()}"
     assert mode(tmp_path / f"vault-pg-{os.getuid()}") == 0o700
+
+
+async def test_who_disowns_the_socket_lets_go_of_it(tmp_path: Path) -> None:
+    """A child that held it would make its dead parent look alive: connections would be taken, and never answered."""
+    async with StatusEndpoint(lambda: STATUS, tmp_path / "run") as endpoint:
+        assert endpoint.path is not None
+        endpoint.disown()
+        with socket.socket(socket.AF_UNIX) as probe, pytest.raises(ConnectionRefusedError):
+            probe.connect(str(endpoint.path))
+
+
+async def test_an_endpoint_whose_loop_is_closed_leaves_no_socket_behind(tmp_path: Path) -> None:
+    endpoint = StatusEndpoint(lambda: STATUS, tmp_path / "run")
+    await endpoint.start()
+    endpoint.abandon()
+    assert names(tmp_path / "run") == []
+    await endpoint.close()

@@ -55,10 +55,21 @@ class Departure:
         for keeper in self._keepers:
             if keeper.holder is not None:
                 keeper.holder.cut()
-        await self._stage(self._revoke, 0.7)  # the rest is for the token
-        await self._stage(self._end_session, 1.0)
+        await self._revoke_in_time()
         if self._endpoint is not None:
             await self._stage(self._endpoint.close, 1.0)
+        self._tell()
+
+    async def revoke_all(self) -> None:
+        """All that is left to do where the event loop of tasks, pools and endpoint is closed. Runs on any other."""
+        await self._revoke_in_time()
+        self._tell()
+
+    async def _revoke_in_time(self) -> None:
+        await self._stage(self._revoke, 0.7)  # the rest is for the token
+        await self._stage(self._end_session, 1.0)
+
+    def _tell(self) -> None:
         left_behind = tuple(self._alive())
         if left_behind:
             self._emit(LeasesLeftBehind(lease_ids=left_behind))

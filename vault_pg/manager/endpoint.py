@@ -39,6 +39,7 @@ class StatusEndpoint:
         self._snapshot = snapshot
         self._directory = directory
         self._server: asyncio.Server | None = None
+        self._listener: socket.socket | None = None
         self._readers: set[asyncio.Transport] = set()
         self._pid = 0
         self.path: Path | None = None
@@ -61,7 +62,7 @@ class StatusEndpoint:
             raise EndpointError(f"no status socket can be made in {directory}: {error.strerror or error}") from None
         finally:
             os.close(descriptor)
-        self._pid, self.path = os.getpid(), directory / name
+        self._pid, self.path, self._listener = os.getpid(), directory / name, listener
 
     async def close(self) -> None:
         """Stop serving and remove the socket. In a forked child, whose parent still serves, it only lets go."""
@@ -73,6 +74,13 @@ class StatusEndpoint:
         for reader in tuple(self._readers):
             reader.abort()
         await server.wait_closed()
+
+    def abandon(self) -> None:
+        """With the event loop closed that served it: remove the socket."""
+        path, self.path, self._server = self.path, None, None
+        if path is not None and self._listener is not None and os.getpid() == self._pid:
+            path.unlink(missing_ok=True)
+            self._listener.close()
 
     def disown(self) -> None:
         """In a forked child: let go of the socket, or it would outlive the parent and nobody could tell that it is dead."""

@@ -17,17 +17,18 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
 
 from vault_pg import fork, schedule
 from vault_pg.clock import Clock, Clocks, boottime
-from vault_pg.errors import NotRunning, SettingsError, VaultPgError
+from vault_pg.errors import NotRunning, SettingsError, VaultPgError, astray
 from vault_pg.events import (
     ClocksParted,
     Event,
     Listener,
+    LoopEnded,
     ManagerStarted,
     StartDelayed,
     StatusUnavailable,
     TaskDied,
 )
-from vault_pg.manager import registry
+from vault_pg.manager import registry, stray
 from vault_pg.manager.departure import Departure
 from vault_pg.manager.endpoint import StatusEndpoint
 from vault_pg.manager.journal import Journal
@@ -36,7 +37,7 @@ from vault_pg.manager.snapshot import snapshot
 from vault_pg.manager.status import Status
 from vault_pg.manager.tenure import Tenure, failure, transient
 from vault_pg.manager.termination import Interrupt, Termination
-from vault_pg.pool import HotSwapPool
+from vault_pg.pool import HotSwapPool, bury
 from vault_pg.settings import Settings
 from vault_pg.vault import VaultSession
 
@@ -107,7 +108,10 @@ class LeaseManager:
 
     async def rotate(self, name: str = "default") -> None:
         """Rotate the credential now; returns when the new generation serves. Raises VaultPgError if the attempt fails."""
-        await self._keeper(name).rotate()
+        keeper = self._keeper(name)
+        if asyncio.get_running_loop() is not self._loop:
+            raise NotRunning(astray("this LeaseManager"))
+        await keeper.rotate()
 
     def status(self) -> Status:
         """What is going on, as a frozen value with no secret in it. Raises NotRunning in a forked child."""
@@ -168,6 +172,7 @@ class LeaseManager:
         self._departure = self._leaving = None
         self._loop, self._parent = loop, None
         fork.watch(self)
+        stray.add(self)
         if self._termination is not None:
             self._termination.arm()
         if any(database.from_vault for database in self.settings.databases.values()):
@@ -371,13 +376,39 @@ class LeaseManager:
                     await asyncio.shield(self._leaving)
                 except asyncio.CancelledError as error:
                     cancelled = error
-        self._keepers, self._session, self._endpoint, self._entered = {}, None, None, False
+        self._ended()
         if self._termination is not None and self._termination.disarm():
             raise self._termination.exit() from None
         if cancelled is not None:
             raise cancelled
         if interrupt.came:
             raise KeyboardInterrupt
+
+    def _ended(self) -> None:
+        self._keepers, self._session, self._endpoint, self._entered = {}, None, None, False
+        stray.remove(self)
+
+    def end_stray(self) -> None:
+        """At the end of the interpreter, with nobody left to leave it."""
+        loop = self._loop
+        if loop is None or self._parent is not None:
+            return
+        self._emit(LoopEnded(databases=tuple(self._keepers)))
+        if loop.is_running():  # in a thread that the end of the interpreter does not wait for
+            leaving = asyncio.run_coroutine_threadsafe(self._leave_for_sure(), loop)
+            leaving.result(2 * self.settings.shutdown_timeout)
+        elif not loop.is_closed():
+            loop.run_until_complete(self._leave_for_sure())
+        else:
+            holders = [keeper.holder for keeper in self._keepers.values() if keeper.holder is not None]
+            bury(loop, holders, prefix="vault-pg-")
+            if self._endpoint is not None:
+                self._endpoint.abandon()
+            asyncio.run(self._revoke_all())
+            self._ended()
+
+    async def _revoke_all(self) -> None:
+        await self._depart().revoke_all()
 
     def _depart(self) -> Departure:
         self._stopping = True

@@ -16,7 +16,7 @@ from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout, TooManyRe
 from psycopg_pool.abc import ACT
 
 from vault_pg import fork
-from vault_pg.errors import NoCredential, NotRunning
+from vault_pg.errors import NoCredential, NotRunning, astray
 from vault_pg.events import Listener
 from vault_pg.pool.check import DEAD
 from vault_pg.pool.checkout import Checkout
@@ -48,8 +48,8 @@ class Serving(AsyncConnectionPool[ACT]):
     # CPython keeps up to 30 attributes of an object in place, and makes a dict of 1.5 KB for one with more. A pool has 31, so what a
     # holder has besides, and two of the pool's that it has no use for, are kept out of their number.
     __slots__ = (
-        "_background", "_borrowed", "_current", "_doubted", "_ending", "_line", "_listener", "_managed", "_outgoing", "_parent",
-        "_past", "_pool", "_pools", "_refusal", "_replacing", "_waiting", "drain_timeout", "overlap",
+        "_background", "_borrowed", "_current", "_doubted", "_ending", "_home", "_line", "_listener", "_managed", "_outgoing",
+        "_parent", "_past", "_pool", "_pools", "_refusal", "_replacing", "_waiting", "drain_timeout", "overlap",
     )  # fmt: skip
 
     def __init__(
@@ -107,6 +107,7 @@ class Serving(AsyncConnectionPool[ACT]):
         self._opened = not pool.closed
         self._parent: int | None = None
         """The process that it belongs to, where that is not this one."""
+        self._home = asyncio.get_running_loop() if managed else None
         fork.watch(self)
 
     def _check_size(self, min_size: int, max_size: int | None) -> tuple[int, int]:
@@ -149,7 +150,8 @@ class Serving(AsyncConnectionPool[ACT]):
             timeout = self.timeout
         pool_logger.info("connection requested from %r", self.name)
         self._stats[self._REQUESTS_NUM] += 1
-        if self._closed or self._refusal is not None:
+        home = self._home
+        if self._closed or self._refusal is not None or (home is not None and asyncio.get_running_loop() is not home):
             self._check_serving()
         if self.max_waiting:
             self._check_waiting()
@@ -246,6 +248,8 @@ class Serving(AsyncConnectionPool[ACT]):
         if self._parent is not None:
             raise NotRunning(fork.sentence(f"the pool {self.name!r}", self._parent))
         self._check_open_getconn()
+        if self._home is not None and asyncio.get_running_loop() is not self._home:
+            raise NotRunning(astray(f"the pool {self.name!r}"))
         if self._expired is not None:
             self._expired()
         if self._refusal is not None:

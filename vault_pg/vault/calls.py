@@ -13,11 +13,11 @@ import logging
 import os
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Generic, Protocol, TypeAlias, TypeVar
-from weakref import WeakKeyDictionary
 
 from pydantic import SecretStr
 
@@ -38,15 +38,20 @@ log = logging.getLogger("vault_pg.vault")
 Undo: TypeAlias = Callable[[Client, T], object]
 
 
-_awaited: WeakKeyDictionary[threading.Thread, float] = WeakKeyDictionary()
+_awaited: weakref.WeakKeyDictionary[threading.Thread, float] = weakref.WeakKeyDictionary()
 """Threads that the end of the interpreter waits for, and until when."""
 
 
-@atexit.register
 def _await_grants() -> None:
     for thread, until in [*_awaited.items()]:
         if thread.is_alive():
             thread.join(max(0.0, until - time.monotonic()))
+
+
+# urllib3 closes connections by weakref.finalize, which does nothing any more once its own atexit call has come. That is made with the
+# first one there is, and what is registered last comes first: so this before whatever asks Vault at the end of the interpreter.
+weakref.finalize(_await_grants, lambda: None)
+atexit.register(_await_grants)
 
 
 class Calls(Protocol):
