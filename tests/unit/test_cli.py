@@ -6,6 +6,7 @@ import asyncio
 import io
 from array import array
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
@@ -34,6 +35,8 @@ from vault_pg.events import (
     TokenIssued,
     TokenLost,
     TokenRevoked,
+    VaultReachable,
+    VaultUnreachable,
 )
 from vault_pg.manager.reader import Survey
 from vault_pg.manager.status import (
@@ -208,6 +211,23 @@ def test_the_table_of_a_manager_in_trouble() -> None:
     assert "    lease       none: no credential that works" in shown
 
 
+def test_a_vault_that_is_away_is_told_of_with_since_when_and_why() -> None:
+    survey = survey_of(serving(), reachable=False)
+    [manager] = survey.report.managers
+    assert manager.vault is not None
+    since = datetime.now(UTC) - timedelta(hours=2, minutes=5)
+    vault = manager.vault.model_copy(update={"unreachable_since": since, "last_error": "Vault at https://vault:8200 is sealed"})
+    survey = replace(survey, report=Report(managers=(manager.model_copy(update={"vault": vault}),)))
+
+    assert (
+        "● degraded  pid 7, up 3 h 5 min\n"
+        "  Vault https://vault:8200 has not answered for 2 h 5 min, token 28 min left\n"
+        "  Vault at https://vault:8200 is sealed\n"
+    ) in rendered(survey)
+    [line] = lines(survey)
+    assert "vault=unreachable vault_error='Vault at https://vault:8200 is sealed'" in line
+
+
 def test_an_error_is_shown_in_full_however_narrow_the_terminal() -> None:
     error = " ".join(f"word{number}" for number in range(40))
     shown = rendered(survey_of(serving(error=error)), width=50)
@@ -346,6 +366,8 @@ def test_a_record_counts_what_the_manager_tells() -> None:
         (ManagerStarted(databases=("default", "reports")), "keeps default and reports"),
         (ManagerStopped(databases=("default",), seconds=0.019, left_behind=()), "in 0.0 s, leases left behind: none"),
         (LeasesLeftBehind(lease_ids=("a/b", "c/d")), "lease ids a/b and c/d"),
+        (VaultUnreachable(address="https://vault:8200", error="Vault is sealed"), "Vault is sealed"),
+        (VaultReachable(address="https://vault:8200", outage_seconds=9.0), "after 9.0 s"),
         (TokenLost(method="token", serial=3, why="it is dead"), "method token, serial 3, why it is dead"),
     ],
 )

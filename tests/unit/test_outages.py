@@ -210,6 +210,32 @@ async def test_those_who_waited_are_woken_one_after_another_and_nobody_who_has_g
     assert max(seconds.values()) <= WAKES + 1
 
 
+@pytest.mark.parametrize("undone", [True, False])
+async def test_a_call_made_again_may_have_been_done_the_first_time_unless_that_is_undone(undone: bool) -> None:
+    loop = asyncio.get_running_loop()
+    calls: list[float] = []
+
+    async def probe(_timeout: float) -> None:
+        if loop.time() < 3:
+            raise VaultUnavailable("Vault is away")
+
+    async def call(timeout: float) -> None:
+        calls.append(timeout)
+        if len(calls) == 1:
+            await asyncio.sleep(timeout)
+        raise VaultUnavailable("Vault refuses the connection")
+
+    circuit = Circuit(probe, address=ADDRESS, emit=lambda _event: None, clock=loop.time, draw=lambda: 0.5, patience=10.0)
+    watching = asyncio.create_task(circuit.watch())
+    circuit.failed(VaultUnavailable("Vault is away"))
+    with pytest.raises(VaultUnavailable, match="refuses") as caught:
+        await circuit.carried(call, 20.0, undone=undone)
+    watching.cancel()
+    assert len(calls) == 2
+    assert 20.0 - SOON - 1 < calls[1] <= 20.0 - loop.time() + 0.001
+    assert caught.value.in_doubt is not undone
+
+
 async def test_a_hanging_vault_does_not_hold_up_the_notice_of_its_return() -> None:
     for seed in range(5):
         async with world(seed=seed) as w:

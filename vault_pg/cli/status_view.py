@@ -50,16 +50,16 @@ def _vault(vault: VaultStatus | None) -> Iterator[RenderableType]:
         return
     remaining = vault.token_remaining_seconds
     token = "token never ends" if remaining is None else f"token {duration(remaining)} left"
-    answers = ("answers", "") if vault.reachable else (f"does not answer{_since(vault)}", "bold red")
+    answers = ("answers", "") if vault.reachable else (_silence(vault), "bold red")
     yield Padding(Text.assemble(f"Vault {printable(vault.address)} ", answers, f", {token}"), (0, 0, 0, 2))
     if vault.last_error:
         yield Padding(Text(printable(vault.last_error), "red"), (0, 0, 0, 2))
 
 
-def _since(vault: VaultStatus) -> str:
+def _silence(vault: VaultStatus) -> str:
     if vault.unreachable_since is None:
-        return ""
-    return f" for {duration((datetime.now(UTC) - vault.unreachable_since).total_seconds())}"
+        return "does not answer"
+    return f"has not answered for {duration((datetime.now(UTC) - vault.unreachable_since).total_seconds())}"
 
 
 def _database(database: DatabaseStatus) -> RenderableType:
