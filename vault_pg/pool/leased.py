@@ -13,7 +13,7 @@ import psycopg
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 from psycopg_pool._task import Task
 from psycopg_pool.abc import ACT
-from psycopg_pool.pool_async import AddConnection
+from psycopg_pool.pool_async import AddConnection, MaintenanceTask
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_random_exponential
 
 from vault_pg.errors import DatabaseError, DatabaseUnavailable, ProofFailed, VaultPgError
@@ -23,6 +23,10 @@ from vault_pg.pool.check import Check, checked
 from vault_pg.pool.connector import Connector, target
 from vault_pg.pool.faults import login_fault
 from vault_pg.settings import DatabaseSettings
+
+LONGEST_PAUSE = 3.0
+"""Seconds between two attempts to replace a lost connection. psycopg_pool doubles the pause each time: a server that is back after
+minutes would be found again after as long."""
 
 
 class LeasedPool(AsyncConnectionPool[ACT]):
@@ -70,6 +74,11 @@ class LeasedPool(AsyncConnectionPool[ACT]):
         return self.connector.last_error or ProofFailed(
             f"the new pool at {where} could not be filled: {error}; is the configure hook failing, or the server slow?"
         )
+
+    async def schedule_task(self, task: MaintenanceTask, delay: float) -> None:
+        if isinstance(task, AddConnection):
+            delay = min(delay, self._jitter(LONGEST_PAUSE, -0.1, 0.1))
+        await super().schedule_task(task, delay)
 
     def exchange(self, credential: Credential) -> None:
         """Open connections with this credential from now on. Those that are open stay."""
