@@ -22,6 +22,9 @@ MINTS = int(BURST + WINDOW / REFILL)
 REQUESTS = 90
 """Requests to Vault in a window, for each database and for the token. A quiet hour has two or three; the most come as an end is near."""
 
+EARLY = 10.0
+"""Seconds that a request may wait before it is sent to a Vault that is away. What it is granted counts from before that."""
+
 ORPHANED = 60.0
 """Seconds after which nobody's lease should be gone, with Vault well."""
 
@@ -137,7 +140,7 @@ class Observer:
         user = self._served.get(database)
         if user is None or self._blinking or user in self._gone:
             return
-        if self.vault.has_role(user) and self.clock() < self.horizon(user) - MOMENT:
+        if self.vault.has_role(user) and self.clock() < self.horizon(user) - EARLY:
             self.blame(f"{user} works for {self.horizon(user) - self.clock():.1f} s more, and is refused")
 
     # -- at any instant
