@@ -49,6 +49,38 @@ async def test_the_budget_is_kept_by_pools_that_start_small(least: int, make_poo
     assert 6 <= peak <= 6 + max(1, least)
 
 
+async def test_a_pool_that_grows_while_it_hands_over_keeps_the_budget(make_pool: MakePool) -> None:
+    """Clients come in a crowd between the proof and the swap: both pools grow then, one connection at a time each."""
+    peak, over = 0, asyncio.Event()
+
+    async def watch(holder: Holder) -> None:
+        nonlocal peak
+        while not over.is_set():
+            peak = max(peak, sessions(holder))
+            await asyncio.sleep(0)
+
+    async def work(holder: Holder) -> None:
+        while not over.is_set():
+            async with holder.connection() as conn:
+                await conn.execute("select pg_sleep(0.05)")
+
+    async def configure(_: object) -> None:
+        await asyncio.sleep(0.1)
+
+    pool = make_pool(min_size=0, max_size=6, configure=configure)
+    async with holding(pool, overlap=3) as holder, asyncio.TaskGroup() as group:
+        group.create_task(watch(holder))
+
+        async def prove(_: object) -> None:
+            for _ in range(20):
+                group.create_task(work(holder))
+            await asyncio.sleep(0)
+
+        await (await holder.replace(make_pool(min_size=0, max_size=6), prove=prove)).drained
+        over.set()
+    assert 6 <= peak <= 6 + 3
+
+
 async def test_a_slow_proof_does_not_narrow_the_pool_that_serves(make_pool: MakePool) -> None:
     async with holding(make_pool(min_size=1, max_size=4)) as holder:
 

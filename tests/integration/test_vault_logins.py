@@ -217,7 +217,8 @@ async def test_each_login_that_a_dev_vault_is_set_up_for(
         monkeypatch.setenv(name, value)
     async with connect() as conn:
         row = await (await conn.execute("select count(*) from orders")).fetchone()
-    assert row == (1000,)
+    assert row is not None
+    assert row[0] >= 1000
 
 
 # -- signed tokens, with keys that the mount was told

@@ -100,8 +100,9 @@ class Handover(Generic[ACT]):
                 if not await self._old.give_up_one():
                     return
             start = loop.time()
-            if not give_way:
-                self._old.limit(self._budget - self._new.size - 1)
+            # What is about to be opened here is no longer the old one's to grow into; what that has given up it does not get back.
+            room = self._budget - self._new.size - 1
+            self._old.limit(min(self._old.cap, room) if give_way else room)
             try:
                 await self._new.grow()
             except psycopg.OperationalError as error:
