@@ -238,6 +238,7 @@ class Generation(Stock[ACT]):
 
     async def retire(self) -> None:
         """Close what is idle; what is out closes when it comes back; who waits in its queue is told PoolClosed."""
+        self.pool._min_size = 0  # else one that is closed now would be opened again
         await self._turn_away()
         # A connection that is being opened would be closed unseen by its worker: let it arrive first, and let none follow it.
         self.cap = self.pool._max_size = 0

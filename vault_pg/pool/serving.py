@@ -296,6 +296,7 @@ class Serving(AsyncConnectionPool[ACT]):
             await conn.close()
         finally:
             conn.pgconn.finish()  # even where a close() of the user's own was cancelled
+            generation.pool._nconns -= 1  # so that it counts as one that is leaving, and once
             if leaving is not None:
                 self._see_off(leaving, generation)
             self._give_back(generation)
