@@ -22,21 +22,21 @@ async def told_why(
     `no_slot` is called when the server has no connection slot left. A `patient` one waits for logins that are refused too.
     """
     login = pool._connect
-    last: Exception | None = None
-    refused = False
+    words = ""  # of the last failure, which itself would keep its connection open in its frames
+    refused: Exception | None = None
     patience = asyncio.timeout(None)
 
     async def watched(timeout: float | None = None) -> Any:
-        nonlocal last, refused
+        nonlocal words, refused
         try:
             return await login(timeout)
         except Exception as error:
-            last = error
+            words = " ".join(str(error).split())
             if vars(pool).get("_connect") is watched:  # else the wait is over
                 if is_too_many_clients(error):
                     no_slot()
-                elif not (patient or refused) and is_final(error):
-                    refused = True
+                elif not patient and refused is None and is_final(error):
+                    refused = error
                     patience.reschedule(asyncio.get_running_loop().time())
             raise
 
@@ -45,12 +45,12 @@ async def told_why(
         async with patience:
             yield
     except TimeoutError:
-        if last is None or not refused:
+        if refused is None:
             raise
-        raise last from None
+        raise refused from None
     except PoolTimeout as error:
-        if last is None:
+        if not words:
             raise
-        raise PoolTimeout(f"{error}; the last login failed: {' '.join(str(last).split())}") from None
+        raise PoolTimeout(f"{error}; the last login failed: {words}") from None
     finally:
         del vars(pool)["_connect"]
