@@ -345,8 +345,8 @@ class LeaseManager:
 
     async def _forget_tokens(self) -> None:
         """Old tokens are revoked once no lease of theirs is left."""
-        if self._session is None:
-            return
+        if self._session is None or not self._session.old_serials:
+            return  # asked after each of thousands that is opened, each time all of them would be looked at
         needed = {serial for keeper in self._keepers.values() for serial in keeper.token_serials}
         for serial in self._session.old_serials - needed:
             await self._session.forget(serial, timeout=self.settings.vault.timeout)
