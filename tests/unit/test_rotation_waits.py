@@ -35,6 +35,7 @@ async def test_a_lost_lease_waits_for_no_borrower_of_the_pool_before() -> None:
         assert w.keeper.holder is not None
         await borrowed.enter_async_context(w.keeper.holder.connection())
         await w.keeper.rotate()
+        await asyncio.sleep(10)  # it is not new any more
         w.leases.ends.pop(f"{ISSUE}/2")
         w.keeper.recheck()
         await asyncio.sleep(5)

@@ -92,10 +92,11 @@ class Keeper:
             expired=self._expired,
         )
         self._watch(pool)
-        self.rotation = Rotation(
+        self.rotation = rotation = Rotation(
             tenure, self.ledger, self.renewal, self.holder, pool, given_up=self._expire, ended=self._ended, watch=self._watch
         )
         tenure.adopt(lease)
+        self.suspicion.crowded = lambda: rotation.building
         tenure.on_moved, tenure.on_lost = self._arm, self._lost
         if tenure.session is not None:
             self._deaf = tenure.session.add_token_listener(self._token_changed)
@@ -118,7 +119,8 @@ class Keeper:
                     due_in = self.suspicion.due_in if self.suspicion.pending else LONGEST_NAP
                     await self.tenure.nap(min(wait, due_in))
                     continue
-                await self._take(step, self.rotation)
+                async with self.suspicion.beside():
+                    await self._take(step, self.rotation)
                 self._arm()
 
     async def _take(self, step: Step, rotation: Rotation) -> None:

@@ -60,11 +60,11 @@ class Renewal:
         lease, session = self._tenure.lease, self._tenure.session
         if isinstance(error, TokenInvalid):
             return lease is None or session is None or session.is_dead(lease.token_serial)
-        return isinstance(error, LeaseIsLost)
+        return isinstance(error, LeaseIsLost) and not (lease is not None and self._tenure.is_fresh(lease))
 
     def may_pass(self, error: BaseException) -> bool:
         """Asking again may help: also where the token is dead, and soon followed by another, but the lease is not."""
-        return not self.is_fatal(error) and (transient(error) or isinstance(error, TokenInvalid))
+        return not self.is_fatal(error) and (transient(error) or isinstance(error, (TokenInvalid, LeaseIsLost)))
 
     async def once(self) -> None:
         """One attempt. Raises VaultError."""

@@ -54,6 +54,8 @@ class Rotation:
     ) -> None:
         self.count = 0
         self.under_way = False
+        self.building = False
+        """A pool is being built beside the one that serves, and the two have all the connections that there may be."""
         self._tenure = tenure
         self._ledger = ledger
         self._renewal = renewal
@@ -104,9 +106,11 @@ class Rotation:
             await self._exchange(lease, why)
             return
         keeping = asyncio.create_task(self._renewal.keep_new(lease), name=f"vault-pg-keep-new-{tenure.name}")
+        self.building = True
         try:
             await self._succeed(lease, why, start)
         finally:
+            self.building = False
             keeping.cancel()
             await asyncio.wait([keeping])
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
 from vault_pg.clock import Instant
-from vault_pg.errors import CredentialRejected, VaultPgError
+from vault_pg.errors import CredentialRejected, LeaseLost, VaultPgError
 from vault_pg.lease import Lease
 from vault_pg.manager.renewal import Renewal
 from vault_pg.manager.tenure import Tenure
@@ -13,6 +17,9 @@ from vault_pg.source import LooksUp
 
 ONCE_IN = 1.0
 """Seconds between two investigations: a thousand clients that fail at once are one doubt."""
+
+LONGEST = 60.0
+"""The same, where one after the other came to nothing: a plain lack of privilege must not ask Vault every second for ever."""
 
 
 class Suspicion:
@@ -30,6 +37,11 @@ class Suspicion:
         self._uncounted = False
         """The lease may have less left than we believe, and its source has not told yet."""
         self._unanswered = 0
+        self._fruitless = 0
+        self._beside = False
+        self._looking: asyncio.Task[None] | None = None
+        self.crowded: Callable[[], bool] = lambda: False
+        """PostgreSQL is not to be asked: the connections that there may be are needed."""
 
     @property
     def pending(self) -> bool:
@@ -38,12 +50,42 @@ class Suspicion:
     def raise_(self) -> None:
         """Let the keeper look into it soon."""
         if not self._pending and self._tenure.lost is None and self._tenure.refused_since is None:
+            if self._tenure.clock() - self._asked_at > 2 * LONGEST:
+                self._fruitless = 0
             self._pending = True
             self._tenure.wake()
+            self._begin()
+
+    @asynccontextmanager
+    async def beside(self) -> AsyncIterator[None]:
+        """Around a renewal or a rotation, which may take its time: what is raised meanwhile is looked into beside it."""
+        self._beside = True
+        self._begin()
+        try:
+            yield
+        finally:
+            self._beside = False
+            if (looking := self._looking) is not None:
+                self._looking = None
+                looking.cancel()
+                await asyncio.wait([looking])
+                if not looking.cancelled():
+                    looking.result()
+
+    def _begin(self) -> None:
+        if self._beside and self._pending and (self._looking is None or self._looking.done()):
+            self._looking = asyncio.create_task(self._look(), name=f"vault-pg-doubt-{self._tenure.name}")
+
+    async def _look(self) -> None:
+        while self._pending:
+            if (wait := self.due_in) > 0:
+                await asyncio.sleep(min(wait, ONCE_IN))  # it may come to be due sooner
+            else:
+                await self.investigate()
 
     def distrust_clocks(self, after: float) -> None:
         """The same in `after` seconds, and until the source has told how much is left: our own count of it may be wrong."""
-        self._uncounted, self._unanswered, self._asked_at = True, 0, self._tenure.clock() + after - ONCE_IN
+        self._uncounted, self._unanswered, self._fruitless, self._asked_at = True, 0, 0, self._tenure.clock() + after - ONCE_IN
         self.raise_()
 
     @property
@@ -54,7 +96,7 @@ class Suspicion:
     @property
     def _pause(self) -> float:
         if not self._unanswered:
-            return ONCE_IN
+            return min(LONGEST, ONCE_IN * 2.0 ** min(max(0, self._fruitless - 1), 16))
         return max(ONCE_IN, backoff(self._unanswered, 1.0, left=self._tenure.patience))
 
     async def investigate(self) -> None:
@@ -62,30 +104,64 @@ class Suspicion:
 
         Where open sessions outlive their password a refused login says no more than that the source may have another.
         """
-        tenure, lease = self._tenure, self._tenure.lease
-        self._pending, self._asked_at = False, tenure.clock()
+        lease = self._tenure.lease
+        self._pending, self._asked_at = False, self._tenure.clock()
         if lease is None:
             return
         try:
+            found = await self._ask_source(lease, self._asked_at)
+            if found is None and self.crowded():
+                self._pending = True
+            elif found is None:
+                found = await self._ask_postgres(lease)
+        except asyncio.CancelledError:
+            self._pending = True
+            raise
+        self._fruitless = 0 if found else self._fruitless + 1
+
+    async def _ask_source(self, lease: Lease, asked_at: Instant) -> bool | None:
+        """Whether something was found; None where PostgreSQL is to be asked too."""
+        tenure = self._tenure
+        try:
             await self._look_up(lease)
         except VaultPgError as error:
+            if not self._serves(lease):
+                return False
             if self._renewal.is_fatal(error):
+                if tenure.lease is not lease and tenure.lease is not None and tenure.lease.granted_at >= asked_at:
+                    return False  # it was renewed since that was asked
                 self._renewal.lose(error)
-                return
+                return True
             if self._uncounted and self._renewal.may_pass(error):
                 self._pending = True
                 self._unanswered += 1
+            if isinstance(error, LeaseLost):
+                self._pending = True  # so new that it may not be known everywhere yet
             # It can't tell now, or not this token; PostgreSQL can.
+        return None
+
+    async def _ask_postgres(self, lease: Lease) -> bool:
+        """Whether something was found."""
+        tenure = self._tenure
         try:
             await prove_login(lease.credential, tenure.settings)
         except CredentialRejected as error:
+            if not self._serves(lease):
+                return False
             if lease.outlived:
                 tenure.rejected = tenure.lease is lease
                 tenure.ask_again("PostgreSQL refuses a login with its password")
             else:
                 self._renewal.lose(error)
+            return True
         except VaultPgError:
             pass  # not the credential's fault
+        return False
+
+    def _serves(self, lease: Lease) -> bool:
+        """Its credential is the one that serves still, and is not known to be lost."""
+        now = self._tenure.lease
+        return now is not None and now.credential == lease.credential and self._tenure.lost is None
 
     async def _look_up(self, lease: Lease) -> None:
         """Raises VaultPgError, LeaseLost among them."""

@@ -22,6 +22,9 @@ from vault_pg.vault import VaultSession
 
 ASKED = "asked for"
 
+FRESH = 5.0
+"""Seconds in which not every node of a cluster may know of a new lease; no more than half its TTL."""
+
 BREATH = 0.25
 """Seconds between two attempts at the least where something has happened during the first."""
 
@@ -109,6 +112,10 @@ class Tenure:
     def left(self) -> float:
         """Seconds to the horizon, 0 past it."""
         return max(0.0, self.horizon - self.clock())
+
+    def is_fresh(self, lease: Lease) -> bool:
+        """So new that a node which does not know it may only be behind its leader."""
+        return self.clock() - lease.issued_at < min(FRESH, lease.default_ttl / 2)
 
     @property
     def patience(self) -> float:
