@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import psycopg
@@ -13,8 +14,9 @@ from tests.integration.test_manager import leftovers, settings_for
 from tests.servers import DatabaseView, Mount
 from tests.waiting import eventually
 from vault_pg import LeaseManager
-from vault_pg.dev import DevVault
+from vault_pg.dev import DevVault, EmbeddedPostgres
 from vault_pg.events import Event, LeaseLost, LeaseRotated
+from vault_pg.manager.status import Status
 
 
 @pytest.fixture(autouse=True)
@@ -75,6 +77,40 @@ async def test_a_role_dropped_by_hand(mount: Mount, database: DatabaseView) -> N
     events = await survives(mount, drop)
     assert len([event for event in events if isinstance(event, LeaseRotated)]) == 1
     assert leftovers(mount, database) == ([], 0)
+
+
+async def test_a_role_that_may_log_in_no_more(mount: Mount, database: DatabaseView) -> None:
+    def lock(manager: LeaseManager) -> None:
+        lease = manager.status().databases[0].lease
+        assert lease is not None
+        database.execute("alter role {} nologin", lease.username)
+        database.execute("select pg_terminate_backend(pid) from pg_stat_activity where usename like 'v-%'")
+
+    events = await survives(mount, lock)
+    assert len([event for event in events if isinstance(event, LeaseRotated)]) == 1
+    assert leftovers(mount, database) == ([], 0)
+
+
+async def test_a_postgresql_that_is_away_is_told_with_the_reason(mount: Mount, postgres: EmbeddedPostgres) -> None:
+    manager = LeaseManager(settings_for(mount, min_size=2, max_size=2, timeout=0.5))
+    async with manager:
+
+        async def query() -> None:
+            with suppress(psycopg.Error):
+                async with manager.get_pool().connection() as conn:
+                    await conn.execute("select 1")
+
+        async def told(health: str) -> Status:
+            async with asyncio.timeout(60):
+                while (status := manager.status()).health != health:
+                    await query()
+            return status
+
+        assert (await told("healthy")).databases[0].last_error is None
+        with postgres.down():
+            status = await told("degraded")
+            assert "cannot be reached" in (status.databases[0].last_error or "")
+        assert (await told("healthy")).databases[0].last_error is None
 
 
 async def test_a_dead_token_takes_its_lease_along(mount: Mount, dev_vault: DevVault, database: DatabaseView) -> None:

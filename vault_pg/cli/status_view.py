@@ -28,6 +28,9 @@ STATE_STYLE = {
 BAR_WIDTH = 24
 LABEL = 10
 
+RECENT = 60.0
+"""Seconds for which an answer of Vault's is told as the present."""
+
 
 def table(survey: Survey) -> RenderableType:
     """Every manager with its databases, in full: nothing is cut, however narrow the terminal."""
@@ -50,10 +53,16 @@ def _vault(vault: VaultStatus | None) -> Iterator[RenderableType]:
         return
     remaining = vault.token_remaining_seconds
     token = "token never ends" if remaining is None else f"token {duration(remaining)} left"
-    answers = ("answers", "") if vault.reachable else (_silence(vault), "bold red")
+    answers = (_answer(vault), "") if vault.reachable else (_silence(vault), "bold red")
     yield Padding(Text.assemble(f"Vault {printable(vault.address)} ", answers, f", {token}"), (0, 0, 0, 2))
     if vault.last_error:
         yield Padding(Text(printable(vault.last_error), "red"), (0, 0, 0, 2))
+
+
+def _answer(vault: VaultStatus) -> str:
+    """It is asked when something is due, so an answer may be old news."""
+    ago = 0.0 if vault.answered_at is None else (datetime.now(UTC) - vault.answered_at).total_seconds()
+    return "answers" if ago < RECENT else f"answered {duration(ago)} ago"
 
 
 def _silence(vault: VaultStatus) -> str:

@@ -54,12 +54,14 @@ def _vault(settings: Settings, session: VaultSession | None, now: Instant) -> Va
         return None
     token_left = _token_end(session) - now
     outage = session.outage if session is not None else None
+    answered_at = session.answered_at if session is not None else None
     return VaultStatus(
         address=settings.vault.address,
         reachable=session is not None and session.reachable,
         token_remaining_seconds=None if math.isinf(token_left) else max(0.0, token_left),
         unreachable_since=wall(outage.since, now) if outage is not None else None,
         last_error=str(outage.error) if outage is not None else None,
+        answered_at=wall(answered_at, now) if answered_at is not None else None,
     )
 
 
@@ -82,7 +84,7 @@ def _database(keeper: Keeper, now: Instant, *, stopping: bool) -> DatabaseStatus
         pool=_pool(keeper),
         draining=_draining(keeper),
         rotations=keeper.rotation.count if keeper.rotation else 0,
-        last_error=keeper.tenure.last_error,
+        last_error=keeper.tenure.last_error or _login_failure(keeper),
     )
 
 
@@ -97,9 +99,14 @@ def _state(keeper: Keeper, *, stopping: bool) -> State:
         return "starting"
     if keeper.tenure.refused_since is not None:
         return "failed"
-    if keeper.tenure.last_error is not None:
+    if keeper.tenure.last_error is not None or _login_failure(keeper) is not None:
         return "degraded"
     return "rotating" if keeper.rotation and keeper.rotation.under_way else "serving"
+
+
+def _login_failure(keeper: Keeper) -> str | None:
+    failure = keeper.holder.login_failure if keeper.holder is not None else None
+    return str(failure) if failure is not None else None
 
 
 def _lease(keeper: Keeper, now: Instant) -> LeaseStatus | None:

@@ -40,6 +40,8 @@ class VaultStatus(_Part):
     unreachable_since: datetime | None = None
     """When the first call failed for want of an answer; None while Vault answers."""
     last_error: str | None = None
+    answered_at: datetime | None = None
+    """When Vault last answered anything; while all is well it is asked for nothing but leases and tokens."""
     """What the latest call or probe failed with; None while Vault answers."""
 
 

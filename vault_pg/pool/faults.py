@@ -43,7 +43,8 @@ def login_fault(error: psycopg.Error, username: str, target: str) -> errors.Data
         return errors.DatabaseUnavailable(f"PostgreSQL at {target} has no connection slot left: {text}", too_many_clients=True)
     if "database" in low and "does not exist" in low and "role" not in low:
         return errors.DatabaseNotFound(f"PostgreSQL at {target} has no such database, correct dbname in the conninfo: {text}")
-    if "password authentication failed" in low or ("role" in low and "does not exist" in low):
+    gone = "role" in low and ("does not exist" in low or "is not permitted to log in" in low)
+    if gone or "password authentication failed" in low:
         return errors.CredentialRejected(
             f"PostgreSQL at {target} refuses the login of {username!r}: is it the server that the credential is for (with Vault, "
             f"the one that its database connection points to), and is a replica behind? {text}"

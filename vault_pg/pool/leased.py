@@ -96,6 +96,13 @@ class LeasedPool(AsyncConnectionPool[ACT]):
         heapify(queue)
         self._sched._event.set()
 
+    @property
+    def login_failure(self) -> DatabaseError | None:
+        """Why connections are missing that it should have; None where it has them all, whatever failed before."""
+        connector = self.connector
+        missing = connector.last_error is not None and len(connector.opened) < self._nconns
+        return connector.last_error if missing else None
+
     async def close(self, timeout: float = 5.0) -> None:
         await super().close(timeout)
         await self.connector.close()

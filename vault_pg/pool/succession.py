@@ -19,6 +19,7 @@ from vault_pg.pool.connector import Connector
 from vault_pg.pool.drain import Replacement, drain
 from vault_pg.pool.generation import RETIRE_GRACE, Borrow, Drained, Generation
 from vault_pg.pool.handover import Handover
+from vault_pg.pool.leased import LeasedPool
 from vault_pg.pool.serving import CheckoutRefused, Serving, check_kind, class_of
 from vault_pg.pool.stock import pool_logger
 
@@ -343,6 +344,12 @@ class Succession(Serving[ACT]):
     def generation(self) -> int:
         """The number of the pool that serves, from 1."""
         return self._current.number
+
+    @property
+    def login_failure(self) -> DatabaseError | None:
+        """Why the pool that serves has fewer connections than it should, where that is known."""
+        pool = self._current.pool
+        return pool.login_failure if isinstance(pool, LeasedPool) else None
 
     def serves(self, pool: AsyncConnectionPool[ACT]) -> bool:
         """Checkouts go to `pool` now. Tells how far a cancelled `replace` had come: it has done everything, or nothing."""

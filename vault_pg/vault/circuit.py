@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
-from vault_pg.clock import Clock
+from vault_pg.clock import Clock, Instant
 from vault_pg.errors import VaultError, VaultUnavailable
 from vault_pg.events import Listener, VaultReachable, VaultUnreachable
 from vault_pg.vault.answers import CUT_SHORT
@@ -55,7 +55,8 @@ class Circuit:
         self._patience = patience
         self._outage: Outage | None = None
         self._last: tuple[float, int] | None = None
-        self._heard = False
+        self.answered_at: Instant | None = None
+        """When Vault last answered anything."""
         self._watched = False
         self._began = asyncio.Event()
         self._trying = False
@@ -71,7 +72,7 @@ class Circuit:
     @property
     def reachable(self) -> bool:
         """Vault has answered, and nothing says that it no longer does."""
-        return self._heard and self.outage is None
+        return self.answered_at is not None and self.outage is None
 
     @contextmanager
     def passage(self, timeout: float) -> Iterator[None]:
@@ -122,7 +123,7 @@ class Circuit:
 
     def answered(self) -> None:
         """A call was answered, whatever the answer says."""
-        self._heard = True
+        self.answered_at = self._clock()
         if self._outage is not None:
             self._become(after_call(self._outage) if self._watched else None)
 
@@ -160,7 +161,7 @@ class Circuit:
         except VaultUnavailable as error:
             self._probe_failed(error)
         else:
-            self._heard = True
+            self.answered_at = self._clock()
             if self._outage is not None:
                 self._become(after_probe(self._outage))
 

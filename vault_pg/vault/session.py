@@ -80,6 +80,11 @@ class VaultSession:
         return self._circuit.reachable
 
     @property
+    def answered_at(self) -> Instant | None:
+        """When Vault last answered anything; None where it never has."""
+        return self._circuit.answered_at
+
+    @property
     def outage(self) -> Outage | None:
         """Since when Vault does not answer, and the latest failure."""
         return self._circuit.outage
