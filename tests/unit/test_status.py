@@ -77,6 +77,7 @@ def test_the_json_is_the_documented_one() -> None:
                     "token_remaining_seconds": 1700,
                     "unreachable_since": None,
                     "last_error": None,
+                    "answered_at": None,
                 },
                 "databases": [
                     {

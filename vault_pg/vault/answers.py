@@ -113,7 +113,8 @@ RULES = (
     _Rule(TokenInvalid, "{vault} was asked without a token: set VAULT_TOKEN or another login", _DENIED, "missing client token"),
     _Rule(
         TokenInvalid,
-        "{vault} does not accept the token (expired, revoked or mistyped): log in again or set VAULT_TOKEN anew",
+        "{vault} does not accept the token (expired, revoked or mistyped): unless a login or a file brings the next one by itself, "
+        "give another in its place and start anew",
         _DENIED,
         r"\b(invalid|bad) token",
     ),

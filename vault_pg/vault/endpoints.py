@@ -162,7 +162,7 @@ def look_up_self(client: Client) -> Grant:
     except PermissionDenied:
         raise TokenInvalid(
             f"Vault at {origin(client.url)} does not accept the token (expired, revoked or mistyped): "
-            "log in again or set VAULT_TOKEN anew"
+            "unless a login or a file brings the next one by itself, give another in its place and start anew"
         ) from None
     seen = _understood(client, _LookUp, answer.get("data"), path)
     # In its last second a token has a ttl of 0 as well, but an expire_time.
