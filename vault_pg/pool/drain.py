@@ -39,14 +39,17 @@ async def drain(
     generation: Generation[ACT],
     borrows: Callable[[], Sequence[Borrow[ACT]]],
     overdue: Callable[[tuple[str, ...]], object],
+    emptied: Callable[[], object],
 ) -> Drained:
     """Retire the generation, wait for its borrowers until its deadline, then cancel what runs and cut what is left."""
     loop = asyncio.get_running_loop()
     start = loop.time()
     await generation.retire()
+    emptied()
     cut_off: tuple[str, ...] = ()
     if not await generation.idle_by_deadline():
         cut_off = tuple(str(borrow) for borrow in borrows())
+        cut_off += tuple(f"the return (rollback, reset hook) of {conn}" for conn in generation.returning)
         overdue(cut_off)
         await _cut_off(generation, borrows)
     if generation.leaving:
@@ -55,11 +58,12 @@ async def drain(
 
 
 async def _cut_off(generation: Generation[ACT], borrows: Callable[[], Sequence[Borrow[ACT]]]) -> None:
-    running = [b.conn for b in borrows() if b.conn.pgconn.transaction_status == TransactionStatus.ACTIVE]
+    out = (*(borrow.conn for borrow in borrows()), *generation.returning)
+    running = [conn for conn in out if conn.pgconn.transaction_status == TransactionStatus.ACTIVE]
     if running:
         await asyncio.gather(*(conn.cancel_safe(timeout=CUT_GRACE) for conn in running), return_exceptions=True)
         with suppress(TimeoutError):  # who was woken by that may still return the connection in order
             async with asyncio.timeout(CUT_GRACE):
                 await generation.until(generation.in_use - len(running))
-    for borrow in borrows():
-        sever(borrow.conn)
+    for conn in (*(borrow.conn for borrow in borrows()), *generation.returning):
+        sever(conn)

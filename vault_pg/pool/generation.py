@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass
 from time import monotonic
 from types import CodeType
-from typing import Generic, TypeAlias
+from typing import Any, Generic, TypeAlias
 
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 from psycopg_pool.abc import ACT
@@ -76,7 +76,7 @@ class Generation(Stock[ACT]):
         self.outgoing = False
         """Replaced: it still serves while it hands over, until it is `retired`."""
         self._now: Callable[[], float] = monotonic
-        self._waiter: asyncio.Future[None] | None = None
+        self._waiters: tuple[asyncio.Future[None], ...] = ()
         self._patience: asyncio.Timeout | None = None
         self.drain: asyncio.Task[Drained] | None = None
         """What ends it, once it is retired."""
@@ -105,8 +105,10 @@ class Generation(Stock[ACT]):
 
     def came_down(self) -> None:
         """`in_use` has come down by one."""
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        waiters, self._waiters = self._waiters, ()
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
 
     async def idle_by_deadline(self) -> bool:
         """Wait for the borrowers, no longer than the deadline as it stands or comes to stand; True if all have returned."""
@@ -116,6 +118,14 @@ class Generation(Stock[ACT]):
                 await self.until(0)
         self._patience = None
         return self.in_use == 0
+
+    async def patiently(self, seconds: float, work: Coroutine[Any, Any, None]) -> None:
+        """Do this, no longer than `seconds`, and no longer than whoever is in a hurry allows."""
+        try:
+            async with asyncio.timeout(seconds) as self._patience:
+                await work
+        finally:
+            self._patience = None
 
     def set_deadline(self, deadline: float) -> None:
         self._now = asyncio.get_running_loop().time
@@ -130,14 +140,15 @@ class Generation(Stock[ACT]):
         """Let the drain end by `deadline` (loop time), if that is sooner."""
         if self.deadline is None or deadline < self.deadline:
             self.set_deadline(deadline)
-            if self._patience is not None:
-                self._patience.reschedule(deadline)
+            if (patience := self._patience) is not None and not patience.expired():
+                patience.reschedule(min(deadline, patience.when() or deadline))
 
     async def until(self, in_use: int) -> None:
-        """Return when no more than `in_use` connections are out. One waiter at a time."""
+        """Return when no more than `in_use` connections are out."""
         while self.in_use > in_use:
-            self._waiter = asyncio.get_running_loop().create_future()
-            await self._waiter
+            waiter = asyncio.get_running_loop().create_future()
+            self._waiters += (waiter,)
+            await waiter
 
     @property
     def size(self) -> int:
@@ -203,7 +214,8 @@ class Generation(Stock[ACT]):
             pool._nconns -= 1
             raise
         await pool._add_to_pool(conn)
-        self.limit(pool._nconns)
+        if self.cap < pool._nconns:  # else it has been widened meanwhile: a handover that is over waits for no login
+            self.limit(pool._nconns)
 
     async def give_up_one(self) -> bool:
         """Close one connection for good, an idle one or the next that comes back; False if it is the last."""
@@ -211,6 +223,7 @@ class Generation(Stock[ACT]):
         if self.cap <= 1 or pool.closed:
             return False
         self.limit(min(self.cap, pool._nconns) - 1)
+        pool._min_size = min(pool._min_size, self.cap)  # else a pool that is growing would open it again
         await self.until(self.cap)
         if not pool._pool:
             return False
@@ -247,7 +260,13 @@ class Generation(Stock[ACT]):
                 while self.pool._growing:  # noqa: ASYNC110 - psycopg_pool tells nobody when it is done
                     await asyncio.sleep(0.002)
         shadows = await self._close_idle()
+        workers = [*self.pool._workers]
         await self.pool.close(timeout=RETIRE_GRACE)
+        late = [worker for worker in workers if not worker.done()]
+        for worker in late:
+            worker.cancel()  # in a slow login or hook: nobody would count its session
+        if late:
+            await asyncio.wait(late, timeout=RETIRE_GRACE)
         if (filled := self.pool._pool_full_event) is not None:
             filled.set()  # whoever waits for it to be filled has another pool to look at
         await asyncio.gather(*(shadow.gone() for shadow in shadows), return_exceptions=True)

@@ -55,12 +55,10 @@ class Handover(Generic[ACT]):
 
         A server that has no slot left means fewer connections, not a failure: for the first one the old pool makes room.
         """
-        if not self._by_pieces:
-            self._old.limit(self._old.size)  # it grows no more
-            await self._open(timeout)
-            return
         self._old.limit(self._budget - 1)  # what the new one does not have yet is the old one's to grow into
         await self._open(timeout)
+        if not self._by_pieces:
+            return
         self._new.limit(self._new.size)  # it grows by the handover alone, until the old one is retired
         try:
             async with asyncio.timeout(timeout):
@@ -89,8 +87,7 @@ class Handover(Generic[ACT]):
         """Both serve: let the old pool shrink as the new one grows. Ends early, and in order, if there is no time or a login fails."""
         if self._by_pieces:
             with suppress(Exception):  # a hook's too: the new pool is proven, and grows by itself as it is needed
-                async with asyncio.timeout(self._seconds):
-                    await self._grow(lambda: self._wanted, give_way=True, served=served)
+                await self._old.patiently(self._seconds, self._grow(lambda: self._wanted, give_way=True, served=served))
 
     async def _grow(self, size: Callable[[], int], *, give_way: bool, served: Callable[[], object] = lambda: None) -> None:
         loop = asyncio.get_running_loop()

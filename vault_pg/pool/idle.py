@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 from psycopg_pool.abc import ACT
 
+from vault_pg.pool.doubt import PATIENCE
+from vault_pg.pool.farewell import sever
 from vault_pg.pool.generation import Generation, Place
 from vault_pg.pool.stock import pool_logger
 
@@ -28,6 +30,9 @@ async def idle_checkout(holder: HotSwapPool[ACT], place: Place) -> AsyncIterator
     try:
         async with conn:
             yield conn
+    except BaseException as error:
+        holder._doubt(conn, error)
+        raise
     finally:
         await holder.putconn(conn)
         holder._used(monotonic() - start)
@@ -55,9 +60,16 @@ async def _take(holder: HotSwapPool[ACT], place: Place) -> ACT | None:
 
 async def _passes(generation: Generation[ACT], conn: ACT) -> bool:
     passed = False
+    loop = asyncio.get_running_loop()
+    alarm = loop.call_later(PATIENCE, sever, conn)
     try:
         passed = await generation.passes_check(conn)
+        if passed and loop.time() >= alarm.when():
+            passed = False
+            conn.pgconn.finish()
+            generation._put_aside(conn)
     finally:
+        alarm.cancel()
         if not passed:
             generation.came_back(None)
     return passed

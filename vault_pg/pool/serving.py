@@ -259,7 +259,8 @@ class Serving(AsyncConnectionPool[ACT]):
         """Keep `max_waiting` as psycopg_pool does, but send nobody away for the narrower limits of a swap."""
         current = self._current
         waiting = len(self._line) + current.waiting
-        if waiting >= self.max_waiting and not current.available and current.cap >= current.full_max_size:
+        narrowed = max(0, current.full_max_size - current.cap)  # so many more would have a connection
+        if waiting >= self.max_waiting + narrowed and not current.available:
             self._stats[self._REQUESTS_ERRORS] += 1
             raise TooManyRequests(f"the pool {self.name!r} has already {waiting} requests waiting")
 
@@ -318,14 +319,14 @@ class Serving(AsyncConnectionPool[ACT]):
             generation.came_down()
             self._make_room()
         else:
-            if generation._waiter is not None:
+            if generation._waiters:
                 generation.came_down()
             if self._line:
                 self._serve_line()
 
     def _make_room(self) -> None:
         """Let the current pool grow by what the retired ones have given up: never more than `max_size + overlap` in all."""
-        if all(generation.retired for generation in self._outgoing):  # else a handover says what may grow
+        if self._outgoing and all(generation.retired for generation in self._outgoing):  # else a handover says what may grow
             self._current.limit(self._max_size + self.overlap - sum(generation.size for generation in self._outgoing))
         self._serve_line()
 

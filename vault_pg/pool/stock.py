@@ -56,6 +56,8 @@ class Stock(ABC, Generic[ACT]):
         self._doubtful: Callable[[ACT], bool] | None = None
         """Tells which connections have to be asked first."""
         self._filling = 0
+        self.returning: tuple[ACT, ...] = ()
+        """Connections that a rollback, a hook or a close still works on."""
         self._under_way: list[asyncio.Task[Any]] = []
 
     @abstractmethod
@@ -95,10 +97,15 @@ class Stock(ABC, Generic[ACT]):
             conn = await self._obtain(deadline, queued=queued)
             if pool._check is None:
                 return conn
-            alarm = asyncio.get_running_loop().call_later(max(0.0, deadline - monotonic()), sever, conn)
+            loop = asyncio.get_running_loop()
+            alarm = loop.call_later(max(0.0, deadline - monotonic()), sever, conn)
             try:
                 if await self.passes_check(conn):
-                    return conn
+                    if loop.time() < alarm.when():
+                        return conn
+                    conn.pgconn.finish()  # severed: the check took longer than the client would wait, and did not see it
+                    self._put_aside(conn)
+                    raise PoolTimeout
             finally:
                 alarm.cancel()
             if not conn.closed or conn._created_at >= begun:  # else it is one less of those that were dead before: no busy loop
@@ -158,6 +165,7 @@ class Stock(ABC, Generic[ACT]):
             else:
                 with suppress(ValueError):
                     pool._waiting.remove(claim)
+                self.offer_room()  # it may have been offered some, and cancelled in the same tick
             raise
         finally:
             alarm.cancel()
@@ -215,6 +223,7 @@ class Stock(ABC, Generic[ACT]):
             if over
             else pool._return_connection(conn, from_getconn=from_getconn)
         )
+        self.returning += (conn,)
         task = self._run(putting, "return")
         task.add_done_callback(lambda task: self._put(conn, task))
         return task if over or pool._reset is None else None  # the hook runs on in the background
@@ -253,6 +262,7 @@ class Stock(ABC, Generic[ACT]):
         await pool._close_connection(conn)
 
     def _put(self, conn: ACT, task: asyncio.Task[None]) -> None:
+        self.returning = tuple(known for known in self.returning if known is not conn)
         if task.cancelled():  # by whoever cancels all tasks there are
             conn.pgconn.finish()
         self.came_back(conn)

@@ -106,7 +106,7 @@ class Succession(Serving[ACT]):
         old, in_use, seconds = self._current, self._current.in_use, monotonic() - start
         self._swap(new)
         ending = old.drain or self._end_generation(old, patience, handover)  # or it was retired before there was another
-        self._make_room()
+        self.widen()
         if swapped is not None:
             swapped()
         emptied = asyncio.ensure_future(old.emptied.wait())
@@ -124,9 +124,9 @@ class Succession(Serving[ACT]):
 
     def widen(self) -> None:
         """Let the serving pool have its own size again, as far as no other pool is alive."""
-        self._make_room()
         if not self._outgoing:
             self._current.widen()
+        self._make_room()
 
     async def _discard(self, pool: AsyncConnectionPool[ACT]) -> None:
         """Close a pool that is not wanted. In the background, so that a second cancellation does not leave it half closed."""
@@ -188,11 +188,12 @@ class Succession(Serving[ACT]):
                 GenerationRetired(database=self.name, generation=number, in_use=generation.in_use, deadline_seconds=timeout)
             )
             self._make_room()
-            drained = await drain(generation, borrows, overdue)
+            drained = await drain(generation, borrows, overdue, self._make_room)
         finally:
             generation.retired = True
             self._outgoing.remove(generation)
-            self._past.update({key: generation.counters()[key] for key in self._inner_counters()})
+            counters = generation.pop_counters()  # one that was refused is still the current one, and counted as such
+            self._past.update({key: counters[key] for key in self._inner_counters()})
             if not generation.pool.closed:  # cut short by whoever cancels all tasks there are
                 self._in_background(generation.retire(), "retire")
         self._emit(GenerationClosed(database=self.name, generation=number, seconds=drained.seconds))
