@@ -52,7 +52,7 @@ async def test_a_start_whose_first_answer_is_lost_leaves_one_role(
         manager.add_listener(events.append)
         async with manager:
             assert [event for event in events if isinstance(event, StartDelayed)]
-            assert [event.serial for event in events if isinstance(event, TokenRevoked)] == [1]
+            await eventually(lambda: [event.serial for event in events if isinstance(event, TokenRevoked)] == [1])
             await eventually(lambda: len(database.roles()) == 1, "the role of the lost answer is gone")
             assert len(mount.leases()) == 1
     assert (mount.leases(), database.sessions()) == ([], 0)

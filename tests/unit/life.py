@@ -176,7 +176,7 @@ class Life:
         return all(serves) and self._healthy()
 
     def _healthy(self) -> bool:
-        return all(database.health == "healthy" for database in self.manager.status().databases)
+        return self.manager.status().health == "healthy"
 
     async def _pass(self, seconds: float) -> None:
         """Let time pass, and look all the while."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import math
 import os
 import random
 import time
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
@@ -94,6 +96,7 @@ class LeaseManager:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._parent: int | None = None
         """The process that it belongs to, where that is not this one."""
+        self._freed = asyncio.Event()
         self._departure: Departure | None = None
         self._leaving: asyncio.Task[None] | None = None
 
@@ -193,6 +196,7 @@ class LeaseManager:
             await self._try("logging in to Vault", session.open, deadline)
             self._supervise("token", session.run)
             self._supervise("outage", session.watch)
+            self._supervise("old tokens", partial(self._forget_old, session))
         self._clocks = Clocks(asyncio.get_running_loop().time, self._clock, self._wall_clock)
         self._supervise("clock", self._watch_clock)
         emit, ended, woken = self._emit, self._forget_tokens, self._look_at_clocks  # made once, not once a database
@@ -242,8 +246,8 @@ class LeaseManager:
                 turn.release()
 
         await self._try(f"opening the pool of {keeper.name!r}", start, deadline)
-        await self._forget_tokens()  # one is replaced where the answer to an issue was lost
         self._supervise(keeper.name, keeper.run)  # at once: its lease may be due while others are still starting
+        await self._forget_tokens()  # one is replaced where the answer to an issue was lost
 
     async def _try(self, what: str, attempt: Callable[[], Coroutine[Any, Any, None]], deadline: float) -> None:
         """Try until it works, until it fails for a reason that will not pass, or until the deadline. Raises the latest failure."""
@@ -344,12 +348,22 @@ class LeaseManager:
             keeper.recheck(after=number // AT_ONCE * BREATHER)
 
     async def _forget_tokens(self) -> None:
-        """Old tokens are revoked once no lease of theirs is left."""
-        if self._session is None or not self._session.old_serials:
-            return  # asked after each of thousands that is opened, each time all of them would be looked at
-        needed = {serial for keeper in self._keepers.values() for serial in keeper.token_serials}
-        for serial in self._session.old_serials - needed:
-            await self._session.forget(serial, timeout=self.settings.vault.timeout)
+        """Old tokens are revoked once no lease of theirs is left. Nobody waits for that: Vault may hang."""
+        self._freed.set()
+
+    async def _forget_old(self, session: VaultSession) -> None:
+        while True:
+            await self._freed.wait()
+            self._freed.clear()
+            for failures in itertools.count(1):
+                free = [serial for serial in session.old_serials if not self._is_needed(serial)]
+                again = [serial for serial in free if not await session.forget(serial, timeout=self.settings.vault.timeout)]
+                if not again:
+                    break
+                await asyncio.sleep(schedule.backoff(failures, self._draw(), left=math.inf))
+
+    def _is_needed(self, serial: int) -> bool:
+        return any(serial in keeper.token_serials for keeper in self._keepers.values())
 
     # -- leaving
 

@@ -14,7 +14,7 @@ from vault_pg.errors import TokenInvalid, VaultPgError
 from vault_pg.events import LeaseCorrected, LeaseLost, LeaseRenewed, RenewalFailed
 from vault_pg.lease import COUNT_SLACK, Lease
 from vault_pg.manager.ledger import Ledger
-from vault_pg.manager.tenure import Tenure, failure, transient
+from vault_pg.manager.tenure import UNRENEWED, Tenure, failure, transient
 
 LATE = 1 / 3
 """While renewals fail, this part of what is left is kept for a rotation, unless the user's own lead is shorter."""
@@ -51,8 +51,12 @@ class Renewal:
                 self.lose(error)
                 return
             tenure.note(error)
-            if tenure.lease is not None and (out_of_time() or not self.may_pass(error)):
-                self._tell_failed(error, attempt=0, wait=None)
+            if tenure.lease is None or not (out_of_time() or not self.may_pass(error)):
+                return
+            self._tell_failed(error, attempt=0, wait=None)
+            if self.may_pass(error):
+                tenure.due = UNRENEWED  # it can be renewed still, beside the rotation
+            else:
                 tenure.lease = tenure.lease.unrenewable()
 
     def is_fatal(self, error: BaseException) -> bool:

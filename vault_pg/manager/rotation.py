@@ -18,7 +18,7 @@ from vault_pg.events import DatabaseRecovered, LeaseRotated, PasswordExchanged, 
 from vault_pg.lease import Lease
 from vault_pg.manager.ledger import Ledger
 from vault_pg.manager.renewal import Renewal
-from vault_pg.manager.tenure import ASKED, Tenure, failure, seconds
+from vault_pg.manager.tenure import ASKED, UNRENEWED, Tenure, failure, seconds
 from vault_pg.pool import HotSwapPool, LeasedPool, build, prove_login
 from vault_pg.settings import DatabaseSettings
 
@@ -72,14 +72,21 @@ class Rotation:
         tenure = self._tenure
         before = tenure.last_error, tenure.failed_since, tenure.retry
         self.under_way = True
+
+        def needless() -> bool:
+            """Its lease was renewed after all, beside the rotation."""
+            return why == UNRENEWED and tenure.due is None and tenure.patience > 0
+
         keeping = asyncio.create_task(self._renewal.keep_alive(), name=f"vault-pg-keep-{tenure.name}")
         try:
-            async for attempt in tenure.retrying(self._failed, give_up=lambda: why == ASKED):
+            async for attempt in tenure.retrying(self._failed, give_up=lambda: why == ASKED or needless()):
                 with attempt:
                     await self._once(why)
         except VaultPgError as error:
             self._tell_failed(error, attempt=1, wait=None)
-            if tenure.patience > 0:  # whoever asked is told; the lease goes on as it was
+            if needless():
+                tenure.last_error = tenure.failed_since = tenure.retry = None
+            elif tenure.patience > 0:  # whoever asked is told; the lease goes on as it was
                 tenure.last_error, tenure.failed_since, tenure.retry = before
         except BaseException as error:
             tenure.answer(VaultPgError(f"the rotation was ended by {type(error).__name__}"))

@@ -22,6 +22,8 @@ from vault_pg.vault import VaultSession
 
 ASKED = "asked for"
 
+UNRENEWED = "its renewals have failed until it was time to rotate"
+
 FRESH = 5.0
 """Seconds in which not every node of a cluster may know of a new lease; no more than half its TTL."""
 

@@ -134,9 +134,7 @@ class Keepalive:
         if self._drawn[0] is not token:  # one draw for each grant, however often it is looked at
             self._drawn = (token, self._draw())
         now = self._clock()
-        if self._tokens.doubted and now < token.end and not self._tokens.dead(token.serial):
-            return TokenStep(now, "look up")
-        return token_step(
+        step = token_step(
             token,
             dead=self._tokens.dead(token.serial),
             supply=self._supply,
@@ -144,6 +142,10 @@ class Keepalive:
             draw=self._drawn[1],
             lead=Limits().lead,
         )
+        if self._tokens.doubted and now < token.end and not self._tokens.dead(token.serial):
+            # A renewal that is due, or a login, tells as much: look-ups that fail must not keep the token from it.
+            return step if step.at <= now else TokenStep(now, "look up")
+        return step
 
     async def _changed_before(self, at: Instant) -> bool:
         """Wait until then. True where the token changed meanwhile, also by a new one that somebody else supplied."""

@@ -25,7 +25,7 @@ UNSTEADY = 30.0
 PROOFS = 2
 """Probes that have to work before a doubt is dispelled: of a Vault that refuses every second request one of them is refused."""
 
-TRIAL, PRESSED_TRIAL = 10.0, 0.3
+TRIAL, PRESSED_TRIAL = LONGEST, 0.3
 """Seconds after one call that was let through in an outage until another is, and the same where its lease or token is about to end.
 A probe may be wrong: Vault may be slower than probes wait for, or refuse that one path alone."""
 

@@ -37,6 +37,10 @@ from vault_pg.vault.unanswered import Unanswered
 
 T = TypeVar("T")
 
+RATE, BURST = 200.0, 32
+"""Calls a second, beyond a burst: what befalls all databases at once (a dead token, a suspend) makes all of them ask in one moment,
+each in a thread of its own."""
+
 SETTLING = 0.4
 """The part of the time to close in which tokens are kept for leases that come when nobody wants them any more."""
 
@@ -72,6 +76,7 @@ class VaultSession:
         )
         self._calls = calls or ThreadCalls(settings, lost=self._unanswered.note_of)
         self._closed = False
+        self._free_at = float("-inf")
         self._circuit = Circuit(self._probe, address=self.address, emit=emit, clock=clock, draw=draw, patience=settings.timeout)
 
     @property
@@ -231,13 +236,17 @@ class VaultSession:
         await self.log_in()
         return True
 
-    async def forget(self, serial: int, *, timeout: float) -> None:
-        """Revoke an old token whose last lease is gone. Never raises for Vault's sake: `close` tries again."""
+    async def forget(self, serial: int, *, timeout: float) -> bool:
+        """Revoke an old token whose last lease is gone. False where asking again may help; `close` tries again in any case."""
         known = {token.serial: token for token in self._tokens.revocable()}
-        if serial == self.token.serial or self._unanswered.under_way(serial):
-            return
-        if serial not in known or await self._revoke_token(known[serial], timeout):
+        if serial == self.token.serial:
+            return True
+        if self._unanswered.under_way(serial):
+            return False
+        error = await self._revoke_token(known[serial], timeout) if serial in known else None
+        if error is None:
             self._tokens.forget(serial)
+        return error is None or not error.transient
 
     async def close(self, *, timeout: float, revoke: bool = True) -> None:
         """Revoke the tokens that we logged in for and end the session, within `timeout` seconds even if Vault is down."""
@@ -322,6 +331,7 @@ class VaultSession:
             return self._calls.call(asked, token=token.secret, timeout=seconds, undo=undo)
 
         with self._circuit.passage(timeout):
+            timeout -= await self._turn(timeout / 2)
             try:
                 result = await self._circuit.carried(call, timeout, undone=undo is not None)
             except VaultError as error:
@@ -333,6 +343,15 @@ class VaultSession:
             self._tokens.spend(token.serial, 1)
             self._answered(None)
             return result
+
+    async def _turn(self, most: float) -> float:
+        """Wait until it is this call's turn, `most` seconds at most. The seconds waited."""
+        now = asyncio.get_running_loop().time()
+        self._free_at = max(self._free_at, now - BURST / RATE) + 1 / RATE
+        wait = min(max(0.0, self._free_at - now), most)
+        if wait > 0:
+            await asyncio.sleep(wait)
+        return wait
 
     def _answered(self, error: VaultError | None) -> None:
         self.last_error = error
@@ -354,15 +373,16 @@ class VaultSession:
         except VaultError:
             return  # of a token without that right, too: whether it is dead is for the next call to find out
 
-    async def _revoke_token(self, token: Token, timeout: float) -> bool:
+    async def _revoke_token(self, token: Token, timeout: float) -> VaultError | None:
+        """What it failed with, if it failed."""
         try:
             await self._calls.call(endpoints.revoke_self, token=token.secret, timeout=timeout)
         except VaultError as error:
             self._answered(error)
             self._emit(TokenRevocationFailed(method=self._login.method, serial=token.serial, error=str(error)))
-            return False
+            return error
         self._emit(TokenRevoked(method=self._login.method, serial=token.serial))
-        return True
+        return None
 
 
 def _undo_issue(client: Client, issued: Issued) -> None:

@@ -18,9 +18,9 @@ from vault_pg.errors import VaultError
 from vault_pg.events import IssueUnanswered, Listener
 from vault_pg.vault.tokens import Tokens
 
-ONCE_IN = 600.0
-"""Seconds between two logins for this reason: with each of them all leases move."""
-
+ONCE_IN, SELDOM = 600.0, 86_400.0
+"""Seconds between two logins for this reason, at first, and at most: twice as many after each that soon follows another. With each of
+them all leases move, so of many one answer is lost again, and that may not be what makes them move for ever."""
 
 MOMENT = 2.0
 """Seconds that a new token is waited for, after an answer was lost, before the next lease is asked for with the old one."""
@@ -37,6 +37,7 @@ class Unanswered:
         self._clock = clock
         self._issues: Counter[int] = Counter()
         self._next: Instant = float("-inf")
+        self._pause = ONCE_IN
 
     @contextmanager
     def issuing(self, serial: int) -> Iterator[None]:
@@ -82,6 +83,9 @@ class Unanswered:
         owned = self._repeatable and self._tokens.of(serial).owned
         self._emit(IssueUnanswered(method=self._method, serial=serial, error=str(error), replaced=owned))
         if owned and serial == self._tokens.current.serial and self._tokens.current.replace_at is None:
-            at = max(self._clock(), self._next)
-            self._next = at + ONCE_IN
+            now = self._clock()
+            if now > self._next + self._pause:
+                self._pause = ONCE_IN
+            at = max(now, self._next)
+            self._next, self._pause = at + self._pause, min(2 * self._pause, SELDOM)
             self._tokens.replace_from(serial, at)
