@@ -23,62 +23,55 @@ def sessions(holder: Holder) -> int:
     return sum(generation.size for generation in holder._alive())
 
 
+async def peak_of(holder: Holder, over: asyncio.Event) -> int:
+    """The most sessions that there were at once, as far as the loop can see."""
+    peak = 0
+    while not over.is_set():
+        peak = max(peak, sessions(holder))
+        await asyncio.sleep(0)
+    return peak
+
+
+async def query(holder: Holder, over: asyncio.Event) -> None:
+    """One client that goes on and on."""
+    while not over.is_set():
+        async with holder.connection() as conn:
+            await conn.execute("select pg_sleep(0.05)")
+
+
 @pytest.mark.parametrize("least", [0, 1, 2])
 async def test_the_budget_is_kept_by_pools_that_start_small(least: int, make_pool: MakePool) -> None:
-    peak, over = 0, asyncio.Event()
-
-    async def watch(holder: Holder) -> None:
-        nonlocal peak
-        while not over.is_set():
-            peak = max(peak, sessions(holder))
-            await asyncio.sleep(0)
-
-    async def work(holder: Holder) -> None:
-        while not over.is_set():
-            async with holder.connection() as conn:
-                await conn.execute("select pg_sleep(0.05)")
-
+    over = asyncio.Event()
     async with holding(make_pool(min_size=least, max_size=6)) as holder, asyncio.TaskGroup() as group:
-        group.create_task(watch(holder))
+        peak = group.create_task(peak_of(holder, over))
         for _ in range(20):
-            group.create_task(work(holder))
+            group.create_task(query(holder, over))
         for _ in range(3):
             await asyncio.sleep(0.2)
             await (await holder.replace(make_pool(min_size=least, max_size=6))).drained
         over.set()
-    assert 6 <= peak <= 6 + max(1, least)
+    assert 6 <= peak.result() <= 6 + max(1, least)
 
 
 async def test_a_pool_that_grows_while_it_hands_over_keeps_the_budget(make_pool: MakePool) -> None:
     """Clients come in a crowd between the proof and the swap: both pools grow then, one connection at a time each."""
-    peak, over = 0, asyncio.Event()
-
-    async def watch(holder: Holder) -> None:
-        nonlocal peak
-        while not over.is_set():
-            peak = max(peak, sessions(holder))
-            await asyncio.sleep(0)
-
-    async def work(holder: Holder) -> None:
-        while not over.is_set():
-            async with holder.connection() as conn:
-                await conn.execute("select pg_sleep(0.05)")
+    over = asyncio.Event()
 
     async def configure(_: object) -> None:
         await asyncio.sleep(0.1)
 
     pool = make_pool(min_size=0, max_size=6, configure=configure)
     async with holding(pool, overlap=3) as holder, asyncio.TaskGroup() as group:
-        group.create_task(watch(holder))
+        peak = group.create_task(peak_of(holder, over))
 
         async def prove(_: object) -> None:
             for _ in range(20):
-                group.create_task(work(holder))
+                group.create_task(query(holder, over))
             await asyncio.sleep(0)
 
         await (await holder.replace(make_pool(min_size=0, max_size=6), prove=prove)).drained
         over.set()
-    assert 6 <= peak <= 6 + 3
+    assert 6 <= peak.result() <= 6 + 3
 
 
 async def test_a_slow_proof_does_not_narrow_the_pool_that_serves(make_pool: MakePool) -> None:
