@@ -197,3 +197,26 @@ async def test_max_waiting_is_kept_while_the_old_pool_drains(make_pool: MakePool
         for task in asking:
             await holder.putconn(await task)
         await replacement.drained
+
+
+async def test_a_pool_that_is_not_wanted_has_its_part_of_the_budget_until_it_is_closed(
+    make_pool: MakePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caps: list[int] = []
+    async with holding(make_pool(min_size=2, max_size=4), overlap=1) as holder:
+        unwanted = make_pool(min_size=2, max_size=4)
+        close = unwanted.close
+
+        async def closing(timeout: float = 5.0) -> None:
+            await close(timeout)
+            caps.append(holder._current.cap)
+
+        monkeypatch.setattr(unwanted, "close", closing)
+
+        async def prove(_: object) -> None:
+            raise LookupError
+
+        with pytest.raises(LookupError):
+            await holder.replace(unwanted, prove=prove)
+        assert caps == [3]
+        assert holder._current.cap == 4

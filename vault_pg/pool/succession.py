@@ -17,6 +17,7 @@ from vault_pg.errors import DatabaseError, NoCredential
 from vault_pg.events import DrainOverdue, Event, GenerationClosed, GenerationRetired
 from vault_pg.pool.connector import Connector
 from vault_pg.pool.drain import Replacement, drain
+from vault_pg.pool.farewell import Shadow
 from vault_pg.pool.generation import RETIRE_GRACE, Borrow, Drained, Generation
 from vault_pg.pool.handover import Handover
 from vault_pg.pool.leased import LeasedPool
@@ -24,6 +25,13 @@ from vault_pg.pool.serving import CheckoutRefused, Serving, check_kind, class_of
 from vault_pg.pool.stock import pool_logger
 
 logger = logging.getLogger("vault_pg.pool")
+
+
+async def close_for_good(pool: AsyncConnectionPool[ACT]) -> None:
+    """Close a pool that nobody has used; return when the server has closed its ends of the connections."""
+    shadows = [Shadow(conn) for conn in pool._pool]
+    await pool.close(RETIRE_GRACE)
+    await asyncio.gather(*(shadow.gone() for shadow in shadows))
 
 
 class Succession(Serving[ACT]):
@@ -98,8 +106,10 @@ class Succession(Serving[ACT]):
                 await prove(new.pool)
             self._check_open()
         except BaseException:
-            self.widen()
-            await self._discard(new.pool)
+            try:
+                await self._discard(new.pool)
+            finally:
+                self.widen()  # not before: what is closing has a part of the budget still
             raise
         if deadline is not None:
             patience = max(0.0, min(patience, deadline - asyncio.get_running_loop().time()))
@@ -131,7 +141,7 @@ class Succession(Serving[ACT]):
     async def _discard(self, pool: AsyncConnectionPool[ACT]) -> None:
         """Close a pool that is not wanted. In the background, so that a second cancellation does not leave it half closed."""
         if pool is not self._current.pool:
-            await asyncio.shield(self._in_background(pool.close(RETIRE_GRACE), "discard"))
+            await asyncio.shield(self._in_background(close_for_good(pool), "discard"))
 
     def _check_other(self, pool: AsyncConnectionPool[ACT]) -> None:
         check_kind(pool, "replace()")
