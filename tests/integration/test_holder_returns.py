@@ -71,7 +71,8 @@ async def test_the_deadline_of_a_drain_cuts_off_a_rollback_that_hangs(make_pool:
             replacement = await holder.replace(make_pool(), drain_timeout=0.0)
             (cut_off,) = (await replacement.drained).cut_off
             assert "rollback" in cut_off
-            await returning
+            async with asyncio.timeout(LONG):
+                await returning
             assert old.in_use == 0
         await gone(postgres, pid)
 

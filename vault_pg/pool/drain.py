@@ -61,9 +61,10 @@ async def _cut_off(generation: Generation[ACT], borrows: Callable[[], Sequence[B
     out = (*(borrow.conn for borrow in borrows()), *generation.returning)
     running = [conn for conn in out if conn.pgconn.transaction_status == TransactionStatus.ACTIVE]
     if running:
+        left = generation.in_use - len(running)
         await asyncio.gather(*(conn.cancel_safe(timeout=CUT_GRACE) for conn in running), return_exceptions=True)
         with suppress(TimeoutError):  # who was woken by that may still return the connection in order
             async with asyncio.timeout(CUT_GRACE):
-                await generation.until(generation.in_use - len(running))
+                await generation.until(left)
     for conn in (*(borrow.conn for borrow in borrows()), *generation.returning):
         sever(conn)
