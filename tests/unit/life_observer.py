@@ -25,6 +25,9 @@ REQUESTS = 90
 EARLY = 10.0
 """Seconds that a request may wait before it is sent to a Vault that is away. What it is granted counts from before that."""
 
+PROBED = 15.0
+"""Seconds until a call finds out that a token is dead of which a probe was told so: to a probe that is an answer, and no more."""
+
 ORPHANED = 60.0
 """Seconds after which nobody's lease should be gone, with Vault well."""
 
@@ -91,8 +94,9 @@ class Observer:
             path, reply, token = exchange.path, exchange.reply, exchange.token
             lease_id = str(exchange.body.get("lease_id"))
             if path == "auth/token/lookup-self" and exchange.says("permission denied"):
+                told_at = self.clock() + (PROBED if len(exchanges) == 1 else 0.0)
                 for user in [user for user, known in self._token_of.items() if known == token]:
-                    self._gone.setdefault(user, self.clock())
+                    self._gone[user] = min(told_at, self._gone.get(user, told_at))
             elif exchange.says("depend on it"):
                 self._given_up.add(lease_id)
             elif exchange.says("lease not found") or exchange.says("invalid lease"):
