@@ -23,12 +23,15 @@ class Sweep:
         self._tenure = tenure
         self._ledger = ledger
         self._ended = ended
+        self._loop = asyncio.get_running_loop()
         self._task: asyncio.Task[None] | None = None
         ledger.on_left = self.begin
 
     def begin(self) -> None:
+        if not self._loop.is_running():
+            return  # it was stopped or closed under a revocation, which the garbage collector ends
         if self._task is None or self._task.done():
-            self._task = asyncio.create_task(self._run(), name=f"vault-pg-sweep-{self._tenure.name}")
+            self._task = self._loop.create_task(self._run(), name=f"vault-pg-sweep-{self._tenure.name}")
             self._task.add_done_callback(self._told)
 
     async def stop(self) -> None:
