@@ -32,7 +32,7 @@ from vault_pg import (
     errors,
 )
 from vault_pg.dev import DevVault, EmbeddedPostgres, RoleSpec
-from vault_pg.events import Event, LeaseIssued, LeaseRenewed, LeaseRevoked, LeaseRotated, ManagerStopped
+from vault_pg.events import Event, LeaseIssued, LeaseRenewed, LeaseRevoked, LeaseRotated, ManagerStopped, TaskDied
 
 MakeMount = Callable[..., Mount]
 
@@ -354,3 +354,18 @@ async def test_a_revocation_that_fails_for_a_moment_is_tried_again_on_leaving(
         dev_vault.faults.answer(400, busy, match="sys/leases/revoke", times=2)
     assert leftovers(mount, database) == ([], 0)
     assert dev_vault.log.count("* sys/leases/revoke") >= 3
+
+
+def test_a_manager_lives_again_in_another_event_loop(mount: Mount, database: DatabaseView) -> None:
+    manager = LeaseManager(settings_for(mount))
+    events: list[Event] = []
+    manager.add_listener(events.append)
+
+    async def live() -> None:
+        async with manager:
+            await manager.rotate()
+
+    asyncio.run(live())
+    asyncio.run(live())
+    assert not [event for event in events if isinstance(event, TaskDied)]
+    assert leftovers(mount, database) == ([], 0)

@@ -192,6 +192,7 @@ class LeaseManager:
         return self
 
     async def _start(self, session: VaultSession | None, deadline: float) -> None:
+        self._freed = asyncio.Event()  # another for each life: one belongs to the loop that first waits for it
         if session is not None:
             await self._try("logging in to Vault", session.open, deadline)
             self._supervise("token", session.run)
