@@ -275,18 +275,6 @@ class EmbeddedPostgres:
             except subprocess.TimeoutExpired:
                 continue
         self._process = None
-        patient = tenacity.Retrying(
-            retry=tenacity.retry_if_result(bool),
-            stop=tenacity.stop_after_delay(STOP_TIMEOUT),
-            wait=tenacity.wait_fixed(0.01),
-            retry_error_callback=lambda _: False,
-        )
-        patient(self._listens)
-
-    def _listens(self) -> bool:
-        """Also for a moment after the postmaster has ended: a backend that it had just forked holds the socket still."""
-        with socket.socket() as probe:
-            return probe.connect_ex((self.host, self.port)) == 0
 
     def _log_tail(self, root: Path) -> str:
         log = root / "server.log"

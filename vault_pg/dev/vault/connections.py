@@ -100,7 +100,9 @@ class Connections:
             raise ConnectFailed("connection_url is not one that PostgreSQL's client library can read") from None
 
     def _refusal(self, said: str) -> str:
-        if "refused" in said:
+        # psycopg asks libpq how a connect went before the socket has told; on a busy machine libpq then takes a refused connect for
+        # one that was made and closed again.
+        if "refused" in said or "server closed the connection" in said:
             return f"dial tcp {self._where()}: connect: connection refused"
         if "timeout" in said:
             return f"dial tcp {self._where()}: i/o timeout"
