@@ -13,6 +13,10 @@ from psycopg_pool import AsyncNullConnectionPool, TooManyRequests
 from tests.pools import PATIENCE, Holder, MakePool, holding
 from tests.waiting import eventually
 from vault_pg.dev import EmbeddedPostgres
+from vault_pg.pool import farewell, handover
+
+NEVER = 36000.0
+"""Seconds; what has to wait for as long fails its test."""
 
 
 @dataclass
@@ -220,3 +224,40 @@ async def test_a_pool_that_is_not_wanted_has_its_part_of_the_budget_until_it_is_
             await holder.replace(unwanted, prove=prove)
         assert caps == [3]
         assert holder._current.cap == 4
+
+
+@pytest.mark.parametrize("out", [0, 5])
+async def test_a_pool_that_was_made_narrower_is_within_its_budget_before_the_next_one_logs_in(
+    out: int, make_pool: MakePool, postgres: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(handover, "MOST", NEVER)
+    monkeypatch.setattr(farewell, "PATIENCE", NEVER)
+    counts, named = list[int](), {"application_name": f"narrower, {out} out"}
+
+    async def configure(_: object) -> None:
+        counts.append(sessions(postgres, named["application_name"]))
+
+    async with holding(make_pool(min_size=6, max_size=6, kwargs=named), overlap=1) as holder:
+        conns = [await holder.getconn(PATIENCE) for _ in range(out)]
+        old = holder._current
+        await holder.resize(2, 2)
+        replacing = asyncio.create_task(
+            holder.replace(make_pool(min_size=2, max_size=2, configure=configure, kwargs=named), drain_timeout=4 * NEVER)
+        )
+        await eventually(lambda: not old.available)
+        for conn in conns:
+            await holder.putconn(conn)
+        await (await replacing).drained
+        await holder.wait(PATIENCE)
+    assert counts
+    assert max(counts) <= 2 + 1
+
+
+async def test_a_borrower_of_a_pool_that_was_made_narrower_holds_up_no_replace(make_pool: MakePool) -> None:
+    async with holding(make_pool(min_size=3, max_size=3), overlap=1) as holder:
+        conns = [await holder.getconn(PATIENCE) for _ in range(3)]
+        await holder.resize(1, 1)
+        replacement = await holder.replace(make_pool(min_size=1, max_size=1), drain_timeout=0.2)
+        assert len((await replacement.drained).cut_off) == 3
+        for conn in conns:
+            await holder.putconn(conn)

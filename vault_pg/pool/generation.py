@@ -227,12 +227,27 @@ class Generation(Stock[ACT]):
         await self.until(self.cap)
         if not pool._pool:
             return False
-        conn = pool._pool.popleft()
-        pool._nconns -= 1
-        shadow = Shadow(conn)
-        await pool._close_connection(conn)
-        await shadow.gone()
+        await self._close_one()
         return True
+
+    async def shed(self) -> None:
+        """Close what the pool has beyond `max_size`, idle ones and those that come back: a narrower `resize()` leaves it to `max_idle`."""
+        pool = self.pool
+        while pool._nconns > self.full_max_size and not (pool.closed or self.queues_itself):
+            if pool._pool:
+                await self._close_one()
+            elif self.in_use > self.full_max_size:
+                await self.until(self.in_use - 1)
+            else:
+                return  # the others are being opened
+
+    async def _close_one(self) -> None:
+        """Close an idle connection for good; return when the server has let go of it."""
+        conn = self.pool._pool.popleft()
+        self.pool._nconns -= 1
+        shadow = Shadow(conn)
+        await self.pool._close_connection(conn)
+        await shadow.gone()
 
     def widen(self) -> None:
         """Give the pool its own sizes back, once there is room for them."""

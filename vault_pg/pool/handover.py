@@ -55,6 +55,8 @@ class Handover(Generic[ACT]):
 
         A server that has no slot left means fewer connections, not a failure: for the first one the old pool makes room.
         """
+        with suppress(TimeoutError):  # no borrower holds up a replace
+            await self._old.patiently(self._seconds, self._old.shed())
         self._old.limit(self._budget - 1)  # what the new one does not have yet is the old one's to grow into
         await self._open(timeout)
         if not self._by_pieces:

@@ -334,7 +334,9 @@ class Succession(Serving[ACT]):
             conn.pgconn.finish()
 
     async def resize(self, min_size: int, max_size: int | None = None) -> None:
-        """Change the size of the pool; replacing pools keep their own."""
+        """Change the size of the pool; replacing pools keep their own. One that gets narrower closes what it has too much as psycopg_pool
+        does, one connection each `max_idle` seconds, and the rest before it is replaced.
+        """
         self._min_size, self._max_size = self._check_size(min_size, max_size)
         pool_logger.info("resizing %r to min_size=%s max_size=%s", self.name, self._min_size, self._max_size)
         self._current.resize(self._min_size, self._max_size, at_once=not self._outgoing and not self._replacing.locked())
