@@ -336,7 +336,11 @@ def test_a_wrapped_secret_id_is_unwrapped_once(mount: Mount) -> None:
         client.sys.unwrap()
     again = mount.root.auth.approle.generate_secret_id(mount.path, wrap_ttl="60s")["wrap_info"]
     # The other way: a living token in the header, the wrapping token in the body.
-    assert mount.root.sys.unwrap(again["token"])["data"]["secret_id"]
+    nobody = client_of(mount.server)
+    nobody.token = ""
+    with pytest.raises((exceptions.InvalidRequest, exceptions.Forbidden), match=r"missing client token|permission denied"):
+        nobody.sys.unwrap(again["token"])
+    assert mount.client().sys.unwrap(again["token"])["data"]["secret_id"]
 
 
 def test_sql_that_postgresql_refuses_leaves_no_role(make_mount: MakeMount, database: DatabaseView) -> None:

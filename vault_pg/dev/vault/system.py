@@ -6,8 +6,9 @@ import secrets
 
 from vault_pg.dev.vault.core import Core
 from vault_pg.dev.vault.durations import rfc3339, seconds
-from vault_pg.dev.vault.messages import ACCEPTED, DONE, Answer, Body, Granted, Refused, keys
+from vault_pg.dev.vault.messages import ACCEPTED, DENIED, DONE, Answer, Body, Granted, Refused, keys
 from vault_pg.dev.vault.mounts import Mounts
+from vault_pg.dev.vault.policies import ROOT
 from vault_pg.dev.vault.routes import Call, Routes
 from vault_pg.dev.vault.wrapping import Wrappings
 from vault_pg.version import __version__
@@ -81,20 +82,26 @@ class System:
 
     def _route_wrapping(self) -> None:
         add = self.routes.add
-        # The token to look up or unwrap may come in either place, and is proof enough.
         add(
             "PUT",
             "wrapping/lookup",
             lambda call: self.wrappings.lookup(call.request.text("token") or call.request.token),
             public=True,
         )
-        add(
-            "PUT",
-            "wrapping/unwrap",
-            lambda call: self.wrappings.unwrap(call.request.text("token") or call.request.token),
-            public=True,
-        )
+        # Not by policy alone: a wrapping token may do nothing but this.
+        add("PUT", "wrapping/unwrap", self.unwrap, public=True)
         add("PUT", "wrapping/wrap", lambda call: Answer(data=call.request.body))
+
+    def unwrap(self, call: Call) -> Answer:
+        """Asked by the wrapping token itself, or by a token that may, of a wrapping token in the body."""
+        named = call.request.text("token")
+        if not named:
+            return self.wrappings.unwrap(call.request.token)
+        self.wrappings.lookup(named)
+        asker = self.core.token(call.request.token)
+        if not {"update", ROOT} & self.core.capabilities(asker, call.request.path):
+            raise Refused.wrapped(403, DENIED)
+        return self.wrappings.unwrap(named)
 
     # State of the server
 
