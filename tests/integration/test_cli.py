@@ -155,8 +155,18 @@ def test_help_shows_the_name_to_install_and_the_exit_codes() -> None:
     assert "vault_pg[dev]" in vault_pg("dev", "--help").stdout
     shown = " ".join(vault_pg("status", "--help").stdout.split())
     assert all(
-        code in shown for code in ("0 healthy", "1 degraded", "2 critical", "3 nothing", "4 nobody", "64 wrong usage", "70 a")
+        code in shown
+        for code in ("0 healthy", "1 degraded", "2 critical", "3 nothing", "4 nobody", "64 wrong usage", "70 a", "74 the")
     )
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("arguments", [["status"], ["status", "--json"], ["status", "--watch"], ["--version"]])
+def test_a_full_disk_is_told_in_one_sentence(arguments: list[str]) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run([*COMMAND, *arguments], stdout=full, stderr=subprocess.PIPE, text=True, check=False, timeout=LONG)
+
+    assert (done.returncode, done.stderr) == (74, "vault-pg: the output cannot be written: No space left on device\n")
 
 
 def test_version() -> None:
@@ -390,6 +400,22 @@ def query(variables: dict[str, str]) -> str:
     )
     assert (done.stderr, done.returncode) == ("", 0)
     return done.stdout
+
+
+GUARDED = (
+    "import subprocess, sys, time\nfrom vault_pg.cli.dev import guard\n"
+    "with guard() as guarded:\n"
+    "    guarded(subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(3600)']).pid)\n"
+    "    print('up', flush=True)\n    time.sleep(3600)"
+)
+
+
+def test_a_command_of_dev_does_not_outlive_a_kill() -> None:
+    process = subprocess.Popen([sys.executable, "-c", GUARDED], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    with process:
+        assert line_of(process) == "up\n"
+        # The output ends when the command does, which holds it too.
+        assert ended(process, signal.SIGKILL) == ("", "", -signal.SIGKILL)
 
 
 def test_dev_says_when_its_command_cannot_be_run() -> None:

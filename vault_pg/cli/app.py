@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -16,6 +17,9 @@ from vault_pg.errors import EndpointError, SettingsError, VaultPgError
 INTERRUPTED = 128 + signal.SIGINT
 CANNOT_TELL = 4
 """Of `status`, whose smaller codes are verdicts; hence, too, sysexits' codes for a wrong command line and a fault of our own."""
+
+UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
+"""What a write fails with where the output is a file on a full or broken disk."""
 
 # Typer brings its own click or uses the installed one, by its version, and exports of its errors only this one's subclass.
 UsageError = cast(type[typer.BadParameter], typer.BadParameter.__mro__[1])
@@ -60,11 +64,16 @@ def main() -> None:
         _fail(str(error), 1)
     except (KeyboardInterrupt, typer.Abort):
         sys.exit(INTERRUPTED)
+    except OSError as error:
+        if error.errno not in UNWRITABLE or error.filename is not None:
+            _fail(_unexpected(error), os.EX_SOFTWARE)
+        _fail(f"the output cannot be written: {error.strerror}", os.EX_IOERR)
     except Exception as error:  # noqa: BLE001 - the text of a foreign error may hold a URL or a conninfo, its type and place do not
-        _fail(
-            f"unexpected {type(error).__name__} at {_place(error)}; please report it with the command that you ran",
-            os.EX_SOFTWARE,
-        )
+        _fail(_unexpected(error), os.EX_SOFTWARE)
+
+
+def _unexpected(error: Exception) -> str:
+    return f"unexpected {type(error).__name__} at {_place(error)}; please report it with the command that you ran"
 
 
 def _fail(sentence: str, code: int) -> None:
@@ -105,7 +114,8 @@ def status(
     """Show every manager of yours that runs on this host: leases, what comes next, pools.
 
     Exit code: 0 healthy, 1 degraded (it serves, but Vault or a renewal fails), 2 critical (no credential that works), 3 nothing runs,
-    4 nobody can tell (the directory of the status sockets can't be trusted), 64 wrong usage, 70 a fault of vault-pg itself.
+    4 nobody can tell (the directory of the status sockets can't be trusted), 64 wrong usage, 70 a fault of vault-pg itself,
+    74 the output cannot be written.
     """
     from vault_pg.cli.status import run  # noqa: PLC0415 - see the module's docstring
 

@@ -12,15 +12,20 @@ ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @contextmanager
-def on_ending(act: Callable[[], object]) -> Iterator[None]:
-    """Inside, SIGINT, SIGTERM and SIGHUP call `act` in the main thread (SIGINT also where a shell started us with it ignored)."""
+def on_ending(act: Callable[[], object]) -> Iterator[list[int]]:
+    """Inside, SIGINT, SIGTERM and SIGHUP call `act` in the main thread (SIGINT also where a shell started us with it ignored).
+
+    Gives the list of those that came, which grows.
+    """
+    came: list[int] = []
 
     def handle(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - signal's signature
+        came.append(number)
         act()
 
     before = {number: signal.signal(number, handle) for number in ENDINGS}
     try:
-        yield
+        yield came
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
