@@ -348,7 +348,7 @@ def test_an_http_server_spoken_to_with_https() -> None:
     with listening(answer("400 Bad Request", b"what?")) as address:
         error = failure(address.replace("http:", "https:"))
     assert isinstance(error, VaultUnavailable)
-    assert "does not speak TLS: write http:// in VAULT_ADDR" in str(error)
+    assert "does not speak TLS: write http:// in its address" in str(error)
     assert error.hopeless
 
 
@@ -362,11 +362,16 @@ def test_a_redirect_away_from_tls_is_not_followed(certificate: Path) -> None:
     assert heard == []
 
 
-def test_a_ca_file_without_a_certificate(tmp_path: Path, certificate: Path) -> None:
-    empty = tmp_path / "ca.pem"
-    empty.write_text("nothing\n")
+def test_a_ca_file_that_lost_its_certificate(tmp_path: Path, certificate: Path) -> None:
+    file = tmp_path / "ca.pem"
+    file.write_text(certificate.read_text())
     with listening(answer("502 Bad Gateway"), server_context(certificate)) as address:
-        assert "VAULT_CACERT" in unavailable(address, ca_cert=empty)
+        settings = VaultSettings(address=address, ca_cert=file)
+        file.write_text("nothing\n")
+        client = connect(settings, time.monotonic() + ENOUGH)
+        with pytest.raises(VaultUnavailable, match="VAULT_CACERT"):
+            client.sys.read_health_status(method="GET")
+        client.adapter.close()
 
 
 def test_a_ca_file_that_vanished(tmp_path: Path, certificate: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 import pytest
 from pydantic import SecretStr
 
+from tests.pem import PEM
 from vault_pg.errors import SettingsError
 from vault_pg.settings import AppRoleAuth, DatabaseSettings, JwtAuth, Settings, TokenAuth, VaultSettings
 from vault_pg.settings.table import rows
@@ -25,18 +26,6 @@ NO_TOKEN = (
     "no Vault token: set VAULT_TOKEN or VAULT_PG_TOKEN_FILE, write ~/.vault-token, or set VAULT_PG_AUTH to another login method "
     "(agent, approle, kubernetes, jwt, userpass, ldap, cert, aws, azure, gcp, custom) and that method's variables"
 )
-
-PEM = """-----BEGIN CERTIFICATE-----
-MIIBdDCCARugAwIBAgIUUztaqyKWWgAOeh/oDuqB2Z2FRyowCgYIKoZIzj0EAwIw
-DzENMAsGA1UEAwwEdGVzdDAgFw0yNjExMjcwNDUzMjhaGA8yMTI2MTEwMzA0NTMy
-OFowDzENMAsGA1UEAwwEdGVzdDBZMBMGByqGSM49AgEGCCqGSM49AwEHA0IABJVY
-1oxWygheSLytvSa85TT42zIN8DITz9NflELSITYr/tYQtoNCTP23pMy8OQ/4kPjT
-TWGq7i7tycmsL8zVz5CjUzBRMB0GA1UdDgQWBBRnDzSwahYBYmlid15Vb2Fmt+bA
-DjAfBgNVHSMEGDAWgBRnDzSwahYBYmlid15Vb2Fmt+bADjAPBgNVHRMBAf8EBTAD
-AQH/MAoGCCqGSM49BAMCA0cAMEQCIFxCBGhxTB+7tON35vIriN4Fo7SGKAbzCuEn
-c26Cq3wbAiA2gy6f+ZWXs1hy15d+oscFa1Ml959+4LGF39zkUWJxrw==
------END CERTIFICATE-----"""
-"""A certificate of nobody's."""
 
 Env: TypeAlias = Callable[..., None]
 
@@ -108,7 +97,7 @@ def test_four_variables_are_enough(env: Env) -> None:
 
 def test_every_variable_reaches_its_setting(env: Env, tmp_path: Path) -> None:
     file = tmp_path / "x.pem"
-    file.touch()
+    file.write_text(PEM)
     env(
         VAULT_ADDR="https://vault",
         VAULT_NAMESPACE="team",
@@ -234,9 +223,11 @@ FILE = "a file that is there"
 def test_every_login_method_comes_from_the_environment(env: Env, tmp_path: Path, method: str, settings: dict[str, str]) -> None:
     file = tmp_path / "x.pem"
     file.touch()
+    certificate = tmp_path / "certificate.pem"
+    certificate.write_text(PEM)
     settings = {name: str(file) if value == FILE else value for name, value in settings.items()}
     variables = {row.name: row.variable for row in rows()}
-    env(VAULT_PG_ROLE="app", VAULT_PG_AUTH=method, VAULT_CLIENT_CERT=str(file), VAULT_CLIENT_KEY=str(file))
+    env(VAULT_PG_ROLE="app", VAULT_PG_AUTH=method, VAULT_CLIENT_CERT=str(certificate), VAULT_CLIENT_KEY=str(file))
     env(**{str(variables[f"vault.auth.{name} ({method})"]): value for name, value in settings.items()})
     auth = Settings().vault.auth
     assert auth.method == method

@@ -148,6 +148,24 @@ def test_a_service_that_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("PGSERVICE", "no_such_service", 'definition of service "no_such_service" not found'),
+        ("PGSSLMODE", "verify-ful", 'invalid sslmode value: "verify-ful"'),
+    ],
+)
+def test_a_variable_of_libpq_is_blamed_for_its_own_value(
+    name: str, value: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError) as caught:
+        DatabaseSettings(role="app", conninfo="host=db dbname=app")
+    assert caught.value.mistakes == (
+        f"argument conninfo of DatabaseSettings is completed by environment variable {name}, which libpq refuses, {said}: correct that",
+    )
+
+
+@pytest.mark.parametrize(
     ("conninfo", "shown"),
     [
         (f"host=db sslpassword='{SECRET} x' dbname=a", "host=db sslpassword=*** dbname=a"),

@@ -16,6 +16,7 @@ import psycopg_pool
 import pytest
 from pydantic import SecretStr, ValidationError
 
+from tests.pem import PEM
 from vault_pg.errors import SettingsError
 from vault_pg.lease import Credential
 from vault_pg.pool import LeasedPool
@@ -297,7 +298,7 @@ def test_address_loses_its_last_slash() -> None:
 @pytest.mark.parametrize("name", ["ca_cert", "ca_path", "client_cert", "client_key"])
 def test_files_have_to_be_there(name: str, tmp_path: Path) -> None:
     cert = tmp_path / "cert.pem"
-    cert.touch()
+    cert.write_text(PEM)
     pair = {"client_cert": cert, "client_key": cert} if name.startswith("client") else {}
     (mistake,) = mistakes(VaultSettings, **{**pair, name: tmp_path / "none.pem"})
     assert mistake.startswith(f"argument {name} of VaultSettings names {tmp_path}/none.pem, which ")
@@ -322,14 +323,25 @@ def test_file_without_the_right_to_read_it(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_home_in_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "ca.pem").touch()
+    (tmp_path / "ca.pem").write_text(PEM)
     monkeypatch.setenv("HOME", str(tmp_path))
     assert VaultSettings(ca_cert=Path("~/ca.pem")).ca_cert == tmp_path / "ca.pem"
 
 
+@pytest.mark.parametrize("name", ["ca_cert", "client_cert"])
+@pytest.mark.parametrize("text", ["", "vault.internal\n", PEM[:200]])
+def test_a_file_without_a_certificate_is_told_at_once(name: str, text: str, tmp_path: Path) -> None:
+    file = tmp_path / "cert.pem"
+    file.write_text(text)
+    pair = {"client_key": file} if name.startswith("client") else {}
+    assert mistakes(VaultSettings, **{**pair, name: file}) == (
+        f"argument {name} of VaultSettings names {file}, which holds no certificate in PEM: name one that does",
+    )
+
+
 def test_client_cert_and_key_go_together(tmp_path: Path) -> None:
     file = tmp_path / "x.pem"
-    file.touch()
+    file.write_text(PEM)
     both = "give {} as an argument of VaultSettings, or leave both out"
     (mistake,) = mistakes(VaultSettings, client_cert=file)
     assert (

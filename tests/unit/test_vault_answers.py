@@ -208,7 +208,7 @@ def test_a_path_in_the_address_is_doubted_first() -> None:
     question = Question("https://vault:8200/ui", "GET", "auth/token/lookup-self")
     assert (
         str(nonsense(question))
-        == "Vault at https://vault:8200 answered nonsense to auth/token/lookup-self: is /ui in VAULT_ADDR right?"
+        == "Vault at https://vault:8200 answered nonsense to auth/token/lookup-self: is /ui in its address right?"
     )
 
 

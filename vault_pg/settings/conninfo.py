@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -150,7 +151,20 @@ def _refused(params: Mapping[str, Any]) -> str | None:
         return None
     if SECRETS & params.keys():
         return "has a value that libpq refuses: correct it"
+    if blamed := _variables_that_say(said, params):
+        return f"is completed by {blamed}, which libpq refuses, {said}: correct that"
     return f"is refused by libpq, {said}: correct it"
+
+
+def _variables_that_say(said: str, params: Mapping[str, Any]) -> str:
+    """The variables of libpq whose value it quotes, where the conninfo itself says nothing of that."""
+    from psycopg import pq  # noqa: PLC0415
+
+    open_ones = {
+        option.envvar.decode() for option in pq.Conninfo.get_defaults() if option.envvar and option.keyword.decode() not in params
+    }
+    guilty = [name for name in sorted(open_ones) if (value := os.environ.get(name)) and f'"{value}"' in said]
+    return f"environment variable {' and '.join(guilty)}" if guilty else ""
 
 
 def _is_port(text: str) -> bool:

@@ -99,17 +99,17 @@ def _file(value: Path) -> Path:
     except OSError as error:
         why = trouble(error)
     if why:
-        raise mistake(f"names {_shown(value)} which {why}: name one that this process can read")
+        raise mistake(f"names {shown(value)} which {why}: name one that this process can read")
     return value
 
 
 def _directory(value: Path) -> Path:
     if not value.is_dir():
-        raise mistake(f"names {_shown(value)} which is no directory: name one of CA certificates")
+        raise mistake(f"names {shown(value)} which is no directory: name one of CA certificates")
     return value
 
 
-def _shown(value: Path) -> str:
+def shown(value: Path) -> str:
     """A bare word may be the secret itself, given where its file was asked for; a path with folders is not."""
     return "a file," if value.parent == Path() else f"{value},"
 

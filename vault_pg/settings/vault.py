@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
@@ -11,7 +12,7 @@ from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 from vault_pg.settings.auth import AuthSettings, CertAuth, TokenAuth
 from vault_pg.settings.model import Model
 from vault_pg.settings.tree import Variable
-from vault_pg.settings.values import Directory, HeaderText, ReadableFile, Seconds, mistake
+from vault_pg.settings.values import Directory, HeaderText, ReadableFile, Seconds, mistake, shown
 
 
 def _joined(value: Any) -> Any:
@@ -76,6 +77,16 @@ class VaultSettings(Model):
     def addresses(self) -> tuple[str, ...]:
         """The nodes of one cluster, or ways to it, in the order of preference."""
         return tuple(self.address.split(","))
+
+    @field_validator("ca_cert", "client_cert")
+    @classmethod
+    def _holds_a_certificate(cls, value: Path | None) -> Path | None:
+        if value is not None and value.is_file():
+            try:
+                ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cafile=value)
+            except (ssl.SSLError, ValueError):
+                raise mistake(f"names {shown(value)} which holds no certificate in PEM: name one that does") from None
+        return value
 
     @field_validator("ca_cert_bytes")
     @classmethod

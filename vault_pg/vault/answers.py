@@ -191,7 +191,7 @@ def refusal(question: Question, status: int, errors: tuple[str, ...], headers: M
     """The error that an answer with a status other than 2xx means. `errors` are Vault's own, none where it isn't JSON."""
     said = question.quote(errors)
     if status == HTTPStatus.BAD_REQUEST and "HTTP request to an HTTPS server" in said:
-        return VaultUnavailable(f"{question.vault} speaks TLS: write https:// in VAULT_ADDR", hopeless=True)
+        return VaultUnavailable(f"{question.vault} speaks TLS: write https:// in its address", hopeless=True)
     unavailable = _unavailable(question, status, said, _retry_after(headers))
     if isinstance(unavailable, VaultSealed):
         return unavailable
@@ -246,7 +246,7 @@ def nonsense(
     """An answer that isn't one of Vault's; a proxy's page, mostly. `hopeless` where it came whole and is clearly somebody else's."""
     what = "nonsense" if status is None else f"nonsense with status {status}"
     path = urlsplit(question.address).path.strip("/")
-    doubt = f"is /{path} in VAULT_ADDR right?" if path else "is that Vault, or is there a proxy in between?"
+    doubt = f"is /{path} in its address right?" if path else "is that Vault, or is there a proxy in between?"
     text = f"{question.vault} answered {what} to {question.path}: {doubt}"
     return VaultUnavailable(text, hopeless=hopeless, in_doubt=in_doubt)
 

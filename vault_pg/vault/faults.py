@@ -38,7 +38,7 @@ def fault(question: Question, error: BaseException, timeout: float, most: float 
     if isinstance(error, (requests.exceptions.InvalidHeader, UnicodeError)):
         return TokenInvalid(f"the token for {vault} holds characters that no token has: look for a line break or a quote in it")
     if isinstance(error, (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema, requests.exceptions.MissingSchema)):
-        return VaultRefused(f"{vault} has no usable address: VAULT_ADDR should look like https://vault.example.com:8200")
+        return VaultRefused(f"{vault} has no usable address: it should look like https://vault.example.com:8200")
     if isinstance(error, UnsafeRedirect):
         return VaultUnavailable(f"{vault} redirects to an address without TLS, which is not followed: correct its api_addr")
     if isinstance(error, requests.exceptions.TooManyRedirects):
@@ -67,12 +67,12 @@ def _tls(vault: str, error: ssl.SSLError) -> tuple[str, bool]:
     if isinstance(error, ssl.SSLCertVerificationError):
         sentence = (
             f"{vault} shows a certificate that is not trusted ({error.verify_message}): "
-            "set VAULT_CACERT to the file of the CA that signed it, or correct VAULT_ADDR"
+            "set VAULT_CACERT to the file of the CA that signed it, or correct the address"
         )
         return sentence, True
     reason = (error.reason or "").replace("_", " ").lower()
     if reason in {"wrong version number", "record layer failure", "http request", "packet length too long", "unknown protocol"}:
-        return f"{vault} does not speak TLS: write http:// in VAULT_ADDR, or switch TLS on in Vault's listener", True
+        return f"{vault} does not speak TLS: write http:// in its address, or switch TLS on in Vault's listener", True
     if "certificate required" in reason or "handshake failure" in reason:
         return f"{vault} refuses the TLS handshake ({reason}): it may want VAULT_CLIENT_CERT and VAULT_CLIENT_KEY", False
     if "certificate" in reason or "pem" in reason:
@@ -92,7 +92,7 @@ def _broken(question: Question, error: BaseException) -> str:
         if isinstance(cause, FileNotFoundError):
             return f"{vault} cannot be asked: {_missing(question, cause)}"
         if isinstance(cause, ConnectionRefusedError):
-            return f"{vault} refuses the connection: is it running, and is VAULT_ADDR right?"
+            return f"{vault} refuses the connection: is it running, and is that its address?"
         if isinstance(cause, (ConnectionError, http.client.HTTPException)):
             return f"{vault} broke off the connection before it had answered {question.path}"
     for cause in _causes(error):
