@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from psycopg_pool import AsyncConnectionPool, ConnectionPool
 
-from vault_pg import HotSwapPool
+from vault_pg import HotSwapPool, RetryPolicy
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.looptime]
 
@@ -37,3 +37,17 @@ async def test_a_transaction_is_a_function() -> None:
     fn: Any = "select 1"
     with pytest.raises(TypeError, match="takes a coroutine function of a connection, not a str"):
         await holder().run_transaction(fn)
+
+
+@pytest.mark.parametrize("name", ["overlap", "drain_timeout", "max_waiting"])
+async def test_true_is_no_number_to_a_holder(name: str) -> None:
+    given: dict[str, Any] = {name: True}
+    with pytest.raises(TypeError, match=rf"^HotSwapPool\(\) was given {name}=True: give a number$"):
+        HotSwapPool(AsyncConnectionPool(min_size=0, max_size=1, open=False), **given)
+
+
+@pytest.mark.parametrize("name", ["attempts", "base", "cap"])
+async def test_true_is_no_number_to_a_retry_policy(name: str) -> None:
+    given: dict[str, Any] = {name: True}
+    with pytest.raises(ValueError, match=rf"^RetryPolicy: .*{name} (is )?True"):
+        RetryPolicy(**given)

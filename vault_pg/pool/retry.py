@@ -45,9 +45,10 @@ class RetryPolicy:
     """SQLSTATEs that running it again may cure."""
 
     def __post_init__(self) -> None:
-        if self.attempts < 1:
+        # True and False are numbers to Python; here they are a mistake.
+        if isinstance(self.attempts, bool) or self.attempts < 1:
             raise ValueError(f"RetryPolicy: attempts is {self.attempts}, give at least 1, which is the first one")
-        if self.base < 0 or self.cap < 0:
+        if any(isinstance(seconds, bool) or seconds < 0 for seconds in (self.base, self.cap)):
             raise ValueError(f"RetryPolicy: base is {self.base} and cap {self.cap}, give seconds of 0 or more")
         object.__setattr__(self, "codes", frozenset(self.codes))
 

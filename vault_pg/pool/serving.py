@@ -42,6 +42,13 @@ def check_kind(pool: object, taker: str) -> None:
         )
 
 
+def check_numbers(taker: str, **given: object) -> None:
+    """Raises TypeError for True and False, which are numbers to Python and here a mistake."""
+    for name, value in given.items():
+        if isinstance(value, bool):
+            raise TypeError(f"{taker} was given {name}={value}: give a number")
+
+
 class Serving(AsyncConnectionPool[ACT]):
     """Checkouts, returns, the line in front, and the count of it all."""
 
@@ -66,6 +73,7 @@ class Serving(AsyncConnectionPool[ACT]):
         expired: Callable[[], bool] | None = None,
     ) -> None:
         check_kind(pool, "HotSwapPool()")
+        check_numbers("HotSwapPool()", overlap=overlap, drain_timeout=drain_timeout, max_waiting=max_waiting)
         if max_waiting is None:
             max_waiting = pool.max_waiting
         self._pools: list[ref[AsyncConnectionPool[ACT]]] = []
