@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import gc
+import weakref
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,6 +45,52 @@ async def test_giving_up_on_a_drain_does_not_stop_it(make_pool: MakePool) -> Non
                 await asyncio.wait_for(replacement.drained, 0.01)
         assert (await replacement.drained).cut_off == ()
         assert conn.closed
+
+
+async def test_what_was_cut_off_and_is_never_returned_is_gone_with_whoever_had_it(make_pool: MakePool) -> None:
+    async with holding(make_pool()) as holder:
+        generation = weakref.ref(holder._current)
+        conn = weakref.ref(await holder.getconn(PATIENCE))
+        await (await holder.replace(make_pool(), drain_timeout=0)).drained
+        gc.collect()
+        assert (conn(), generation()) == (None, None)
+        assert holder.borrowers == []
+
+
+async def test_what_was_cut_off_may_still_be_asked_about_and_returned_once(make_pool: MakePool) -> None:
+    async with holding(make_pool()) as holder, HotSwapPool(make_pool()) as other:
+        conn = await holder.getconn(PATIENCE)
+        await (await holder.replace(make_pool(), drain_timeout=0)).drained
+        assert holder.connection_info(conn).generation == 1
+        assert holder.retiring(conn)
+        with pytest.raises(ValueError, match="comes from"):
+            await other.putconn(conn)
+        await holder.putconn(conn)
+        assert conn.closed
+        with pytest.raises(ValueError, match="return"):
+            await holder.putconn(conn)
+        with pytest.raises(ValueError, match="has it back"):
+            holder.retiring(conn)
+
+
+async def test_closing_leaves_the_borrowers_of_a_replaced_pool_their_deadline_and_the_others_their_connections(
+    make_pool: MakePool,
+) -> None:
+    async with holding(make_pool()) as holder:
+        early = await holder.getconn(PATIENCE)
+        replacement = await holder.replace(make_pool(), drain_timeout=36000)
+        late = await holder.getconn(PATIENCE)
+        await holder.close()
+        for conn in (early, late):
+            await conn.execute("select 1")
+        holder.hurry()  # the deadline
+        assert len((await replacement.drained).cut_off) == 1
+        with pytest.raises(psycopg.OperationalError):
+            await early.execute("select 1")
+        await late.execute("select 1")
+        for conn in (early, late):
+            await holder.putconn(conn)
+            assert conn.closed
 
 
 async def test_sizes_that_change_twice_open_no_more_than_is_missing(make_pool: MakePool) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from dataclasses import dataclass, field
 
 import psycopg
@@ -120,11 +119,8 @@ async def test_after_a_refusal_the_next_pool_gets_its_min_size(make_pool: MakePo
         assert holder._current.available == 4
 
 
-async def test_a_login_of_the_old_pool_does_not_outlive_its_retirement(
-    make_pool: MakePool, postgres: EmbeddedPostgres, caplog: pytest.LogCaptureFixture
-) -> None:
-    # What pytest keeps of the log holds the login's error, and that its frames, and those the connection.
-    caplog.set_level(logging.ERROR, "psycopg.pool")
+async def test_a_login_of_the_old_pool_does_not_outlive_its_retirement(make_pool: MakePool, postgres: EmbeddedPostgres) -> None:
+    # What pytest keeps of the log holds the login's error, and that its frames.
     gate, named = Gate(passes=1), {"application_name": "late login"}
     pool = make_pool(min_size=1, max_size=2, configure=gate, kwargs=named)
     async with holding(pool, overlap=1) as holder:

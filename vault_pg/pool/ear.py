@@ -29,7 +29,7 @@ class Ear(Generic[ACT]):
 
     def __init__(self, holder: HotSwapPool[ACT], conn: ACT, channels: Sequence[str], marks: str, heartbeat: float) -> None:
         self.conn = conn
-        self.retirement = Retirement(holder._borrowed[conn][0])
+        self.retirement = Retirement(holder._loan(conn)[0])
         self.passed = asyncio.Event()
         """It has heard the mark of its successor: whatever comes after that is the successor's."""
         self.lost_at: float | None = None

@@ -124,7 +124,10 @@ class HotSwapPool(Succession[ACT]):
         return Retirement(self._borrow_of(conn).generation)
 
     def _borrow_of(self, conn: ACT) -> Borrow[ACT]:
-        if conn not in self._borrowed:
-            raise ValueError(f"the pool {self.name!r} has not given this connection out, or has it back: ask while you hold it")
-        generation, since, task, (code, line) = self._borrowed[conn]
+        try:
+            generation, since, task, (code, line) = self._loan(conn)
+        except KeyError:
+            raise ValueError(
+                f"the pool {self.name!r} has not given this connection out, or has it back: ask while you hold it"
+            ) from None
         return Borrow(conn, generation, since, task.get_name() if task else "no task", f"{code.co_filename}:{line}")

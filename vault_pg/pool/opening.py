@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
+from psycopg_pool.abc import ACT
 
 from vault_pg.pool.faults import is_final, is_too_many_clients
 
@@ -54,3 +55,18 @@ async def told_why(
         raise PoolTimeout(f"{error}; the last login failed: {words}") from None
     finally:
         del vars(pool)["_connect"]
+
+
+def closing_what_fails(configure: Callable[[ACT], Awaitable[None]]) -> Callable[[ACT], Awaitable[None]]:
+    """The same hook, but a connection that it fails on is closed here and now: psycopg_pool logs the error, and for as long as a handler
+    keeps that record the error's frames keep the connection, and the server its session.
+    """
+
+    async def configured(conn: ACT) -> None:
+        try:
+            await configure(conn)
+        except BaseException:
+            conn.pgconn.finish()
+            raise
+
+    return configured

@@ -95,7 +95,7 @@ class Retry(Generic[T, ACT]):
         self._curable = committing = False
         rollback: psycopg.Rollback | None = None
         async with Checkout(self._holder, self._timeout, self._place) as conn:
-            generation = self._holder._borrowed[conn][0]
+            generation = self._holder._loan(conn)[0]
             try:
                 async with conn.transaction():
                     try:

@@ -8,7 +8,7 @@ import sys
 from collections import Counter, deque
 from collections.abc import Callable
 from time import monotonic
-from typing import Any
+from typing import Any, TypeAlias
 from weakref import ref
 
 from psycopg import OperationalError
@@ -24,10 +24,16 @@ from vault_pg.pool.connector import Connector
 from vault_pg.pool.farewell import Shadow
 from vault_pg.pool.generation import Borrow, Generation, Place
 from vault_pg.pool.info import count_return
+from vault_pg.pool.opening import closing_what_fails
 from vault_pg.pool.queue import WaitingLine
 from vault_pg.pool.stock import pool_logger
 
 NOTHING: deque[Any] = deque(maxlen=0)
+
+Loan: TypeAlias = tuple[Generation[ACT], float, asyncio.Task[object] | None, Place]
+"""Whose connection it is, since when (monotonic) it is out, and who asked for it, where."""
+
+_CUT_OFF = "_vault_pg_cut_off"
 
 
 class CheckoutRefused(NoCredential, OperationalError):
@@ -106,7 +112,7 @@ class Serving(AsyncConnectionPool[ACT]):
         self._expired = expired
         self._ending: asyncio.Task[None] | None = None
         self._outgoing: list[Generation[ACT]] = []
-        self._borrowed: dict[ACT, tuple[Generation[ACT], float, asyncio.Task[object] | None, Place]] = {}
+        self._borrowed: dict[ACT, Loan[ACT]] = {}
         self._line = WaitingLine[Generation[ACT]](self._give_back)
         self._refusal: str | None = None
         self._background: list[asyncio.Task[None]] = []
@@ -129,6 +135,8 @@ class Serving(AsyncConnectionPool[ACT]):
         tell: Callable[[Any], Any] | None = pool._reconnect_failed
         if tell is not None:
             pool._reconnect_failed = lambda _: tell(self)  # the hook is told of the pool that its user knows
+        if pool._configure is not None:
+            pool._configure = closing_what_fails(pool._configure)
         if number != 1:
             pool._open_implicit = False  # replace() opens it, so psycopg_pool need not warn
         return Generation(pool, number, self._came_back)
@@ -275,6 +283,8 @@ class Serving(AsyncConnectionPool[ACT]):
     async def putconn(self, conn: ACT) -> None:
         """Return a connection to the pool that it came from, even if that pool has been replaced since."""
         borrowed = self._borrowed.pop(conn, None)
+        if borrowed is None and (borrowed := self._cut_off(conn)) is not None:
+            del conn.__dict__[_CUT_OFF]
         if borrowed is None:
             if self._parent is not None:
                 conn.pgconn.finish()  # of the parent's, and severed
@@ -291,6 +301,22 @@ class Serving(AsyncConnectionPool[ACT]):
         returning = generation.put(conn)
         if returning is not None:
             await asyncio.shield(returning)
+
+    def _loan(self, conn: ACT) -> Loan[ACT]:
+        """Who has this connection. Raises KeyError if it is not out."""
+        return self._cut_off(conn) or self._borrowed[conn]
+
+    def _cut_off(self, conn: ACT) -> Loan[ACT] | None:
+        return conn.__dict__.get(_CUT_OFF) if getattr(conn, "_pool", None) is self else None
+
+    def _let_go(self, generation: Generation[ACT]) -> None:
+        """Whoever was cut off may never return what is left of the connection. From here on that keeps the note of its loan itself, so
+        that it is gone once nobody holds it any more.
+        """
+        for conn, (lender, since, _, place) in [*self._borrowed.items()]:
+            if lender is generation:
+                del self._borrowed[conn]
+                conn.__dict__[_CUT_OFF] = (generation, since, None, place)
 
     def _came_back(self, generation: Generation[ACT], conn: ACT | None) -> None:
         if conn is not None and generation.outgoing and generation.retired and generation in self._outgoing:

@@ -199,6 +199,7 @@ class Succession(Serving[ACT]):
             )
             self._make_room()
             drained = await drain(generation, borrows, overdue, self._make_room)
+            self._let_go(generation)
         finally:
             generation.retired = True
             self._outgoing.remove(generation)
@@ -288,7 +289,10 @@ class Succession(Serving[ACT]):
         await self.close()
 
     async def close(self, timeout: float = 5.0) -> None:
-        """Close the pool as psycopg_pool does: who waits fails with PoolClosed, connections that are out close on their return."""
+        """Close the pool as psycopg_pool does: who waits fails with PoolClosed, connections that are out close on their return.
+
+        Those of a replaced pool still have the deadline that `replace()` gave them.
+        """
         if self._managed and not self._closed:
             logger.info("pool %r is not closed: the LeaseManager that keeps it will", self.name)
             return
