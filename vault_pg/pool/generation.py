@@ -21,7 +21,8 @@ from vault_pg.pool.farewell import Shadow
 from vault_pg.pool.leased import LeasedPool
 from vault_pg.pool.opening import told_why
 from vault_pg.pool.signal import Signal
-from vault_pg.pool.stock import Stock, shielded
+from vault_pg.pool.stock import shielded
+from vault_pg.pool.upkeep import Upkeep
 
 RETIRE_GRACE = 0.25
 """Seconds that a retiring pool waits for its workers. Only one that is connecting at that moment needs any; it ends by itself."""
@@ -54,7 +55,7 @@ class Borrow(Generic[ACT]):
         return f"{self.task} at {self.where} for {monotonic() - self.since:.1f} s"
 
 
-class Generation(Stock[ACT]):
+class Generation(Upkeep[ACT]):
     """A pool, its number, and the count of its connections that are out.
 
     The count is ours: raised before the first await of a checkout and lowered after the return, so that zero means idle.

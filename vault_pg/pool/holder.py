@@ -15,12 +15,12 @@ from vault_pg.pool.checkout import Checkout
 from vault_pg.pool.generation import Borrow
 from vault_pg.pool.idle import idle_checkout
 from vault_pg.pool.info import ConnectionInfo, info_of
+from vault_pg.pool.lifetime import Lifetime
 from vault_pg.pool.notifications import Notifications, listen
 from vault_pg.pool.retirement import Retirement
 from vault_pg.pool.retry import DEFAULT, Retry, RetryPolicy
 from vault_pg.pool.serving import CheckoutRefused
 from vault_pg.pool.subscription import Gap
-from vault_pg.pool.succession import Succession
 from vault_pg.pool.transaction import transaction
 
 __all__ = ["CheckoutRefused", "HotSwapPool"]
@@ -29,7 +29,7 @@ ArgTs = TypeVarTuple("ArgTs")
 ResultT = TypeVar("ResultT")
 
 
-class HotSwapPool(Succession[ACT]):
+class HotSwapPool(Lifetime[ACT]):
     """An AsyncConnectionPool whose connections come from another pool, which `replace()` exchanges under load.
 
     It does what psycopg_pool's documentation says of a pool, and keeps doing it across replacements: a checkout that waits goes on

@@ -8,7 +8,7 @@ import sys
 from collections import Counter, deque
 from collections.abc import Callable
 from time import monotonic
-from typing import Any, TypeAlias
+from typing import Any
 from weakref import ref
 
 from psycopg import OperationalError
@@ -21,19 +21,13 @@ from vault_pg.events import Listener
 from vault_pg.pool.check import DEAD
 from vault_pg.pool.checkout import Checkout
 from vault_pg.pool.connector import Connector
-from vault_pg.pool.farewell import Shadow
-from vault_pg.pool.generation import Borrow, Generation, Place
-from vault_pg.pool.info import count_return
+from vault_pg.pool.generation import Generation, Place
 from vault_pg.pool.opening import closing_what_fails
 from vault_pg.pool.queue import WaitingLine
+from vault_pg.pool.returns import Returns
 from vault_pg.pool.stock import pool_logger
 
 NOTHING: deque[Any] = deque(maxlen=0)
-
-Loan: TypeAlias = tuple[Generation[ACT], float, asyncio.Task[object] | None, Place]
-"""Whose connection it is, since when (monotonic) it is out, and who asked for it, where."""
-
-_CUT_OFF = "_vault_pg_cut_off"
 
 
 class CheckoutRefused(NoCredential, OperationalError):
@@ -55,14 +49,14 @@ def check_numbers(taker: str, **given: object) -> None:
             raise TypeError(f"{taker} was given {name}={value}: give a number")
 
 
-class Serving(AsyncConnectionPool[ACT]):
-    """Checkouts, returns, the line in front, and the count of it all."""
+class Serving(Returns[ACT]):
+    """Checkouts, and the line in front."""
 
     # CPython keeps up to 30 attributes of an object in place, and makes a dict of 1.5 KB for one with more. A pool has 31, so what a
     # holder has besides, and two of the pool's that it has no use for, are kept out of their number.
     __slots__ = (
-        "_background", "_borrowed", "_current", "_doubted", "_ending", "_home", "_line", "_listener", "_managed", "_outgoing",
-        "_parent", "_past", "_pool", "_pools", "_refusal", "_replacing", "_waiting", "drain_timeout", "overlap",
+        "_background", "_doubted", "_ending", "_home", "_listener", "_managed",
+        "_pool", "_pools", "_refusal", "_replacing", "_waiting", "drain_timeout",
     )  # fmt: skip
 
     def __init__(
@@ -103,7 +97,7 @@ class Serving(AsyncConnectionPool[ACT]):
         self._pool = self._waiting = NOTHING  # connections and clients are the generations'
         # Not Counter[str](), which notes its type on the object in half a KB.
         self._stats = Counter()
-        self._past: Counter[str] = Counter()
+        self._past = Counter()
         self.overlap = max(1, pool.min_size if overlap is None else overlap)
         self.drain_timeout = drain_timeout
         self._listener = listener
@@ -111,16 +105,15 @@ class Serving(AsyncConnectionPool[ACT]):
         self._doubted = doubt
         self._expired = expired
         self._ending: asyncio.Task[None] | None = None
-        self._outgoing: list[Generation[ACT]] = []
-        self._borrowed: dict[ACT, Loan[ACT]] = {}
+        self._outgoing = []
+        self._borrowed = {}
         self._line = WaitingLine[Generation[ACT]](self._give_back)
         self._refusal: str | None = None
         self._background: list[asyncio.Task[None]] = []
         self._replacing = asyncio.Lock()
         self._closed = pool.closed
         self._opened = not pool.closed
-        self._parent: int | None = None
-        """The process that it belongs to, where that is not this one."""
+        self._parent = None
         self._home = asyncio.get_running_loop() if managed else None
         fork.watch(self)
 
@@ -145,7 +138,7 @@ class Serving(AsyncConnectionPool[ACT]):
         """Every pool there was, as far as it still exists."""
         return [pool for known in self._pools if (pool := known()) is not None]
 
-    # -- checkout and return
+    # -- checkout
 
     async def getconn(self, timeout: float | None = None) -> ACT:
         """Obtain a connection; pair it with `putconn()`, or use `connection()`, which does.
@@ -279,155 +272,6 @@ class Serving(AsyncConnectionPool[ACT]):
         if waiting >= self.max_waiting + narrowed and not current.available:
             self._stats[self._REQUESTS_ERRORS] += 1
             raise TooManyRequests(f"the pool {self.name!r} has already {waiting} requests waiting")
-
-    async def putconn(self, conn: ACT) -> None:
-        """Return a connection to the pool that it came from, even if that pool has been replaced since."""
-        borrowed = self._borrowed.pop(conn, None)
-        if borrowed is None and (borrowed := self._cut_off(conn)) is not None:
-            del conn.__dict__[_CUT_OFF]
-        if borrowed is None:
-            if self._parent is not None:
-                conn.pgconn.finish()  # of the parent's, and severed
-                return
-            self._check_pool_putconn(conn)
-            raise ValueError(f"can't return connection to pool {self.name!r}, it has been returned already: {conn}")
-        generation = borrowed[0]
-        pool_logger.info("returning connection to %r", self.name)
-        count_return(conn)
-        conn._pool = generation.pool
-        if generation.outgoing and generation.retired:
-            await self._part_with(conn, generation)
-            return
-        returning = generation.put(conn)
-        if returning is not None:
-            await asyncio.shield(returning)
-
-    def _loan(self, conn: ACT) -> Loan[ACT]:
-        """Who has this connection. Raises KeyError if it is not out."""
-        return self._cut_off(conn) or self._borrowed[conn]
-
-    def _cut_off(self, conn: ACT) -> Loan[ACT] | None:
-        return conn.__dict__.get(_CUT_OFF) if getattr(conn, "_pool", None) is self else None
-
-    def _let_go(self, generation: Generation[ACT]) -> None:
-        """Whoever was cut off may never return what is left of the connection. From here on that keeps the note of its loan itself, so
-        that it is gone once nobody holds it any more.
-        """
-        for conn, (lender, since, _, place) in [*self._borrowed.items()]:
-            if lender is generation:
-                del self._borrowed[conn]
-                conn.__dict__[_CUT_OFF] = (generation, since, None, place)
-
-    def _came_back(self, generation: Generation[ACT], conn: ACT | None) -> None:
-        if conn is not None and generation.outgoing and generation.retired and generation in self._outgoing:
-            self._see_off(Shadow(conn), generation)  # retired meanwhile
-        self._give_back(generation)
-
-    async def _part_with(self, conn: ACT, generation: Generation[ACT]) -> None:
-        """Close a connection of a retired pool, whatever hooks that pool has."""
-        leaving = Shadow(conn) if generation in self._outgoing else None
-        conn._pool = None
-        try:
-            await conn.close()
-        finally:
-            conn.pgconn.finish()  # even where a close() of the user's own was cancelled
-            generation.pool._nconns -= 1  # so that it counts as one that is leaving, and once
-            if leaving is not None:
-                self._see_off(leaving, generation)
-            self._give_back(generation)
-
-    def _see_off(self, leaving: Shadow, generation: Generation[ACT]) -> None:
-        """The slot of a connection that closed on its return is free when the server says so."""
-        task = asyncio.create_task(leaving.gone(), name=f"{self.name}-farewell")
-        generation.leaving.append(task)
-
-        def left(task: asyncio.Task[None]) -> None:
-            generation.leaving.remove(task)
-            self._make_room()
-
-        task.add_done_callback(left)
-
-    def _give_back(self, generation: Generation[ACT]) -> None:
-        generation.in_use -= 1
-        if generation.outgoing:
-            generation.came_down()
-            self._make_room()
-        else:
-            if generation._waiters:
-                generation.came_down()
-            if self._line:
-                self._serve_line()
-
-    def _make_room(self) -> None:
-        """Let the current pool grow by what the retired ones have given up: never more than `max_size + overlap` in all."""
-        if self._outgoing and all(generation.retired for generation in self._outgoing):  # else a handover says what may grow
-            self._current.limit(self._max_size + self.overlap - sum(generation.size for generation in self._outgoing))
-        self._serve_line()
-
-    def _vacancy(self) -> Generation[ACT] | None:
-        """A generation that may serve one more: the current one, or one that is handing over to it."""
-        for generation in (self._current, *self._outgoing):
-            if generation.in_use < generation.cap and not generation.retired:
-                return generation
-        return None
-
-    def _serve_line(self) -> None:
-        while self._line and (generation := self._vacancy()) is not None:
-            generation.in_use += 1
-            if not self._line.hand_over(generation):
-                generation.in_use -= 1
-
-    # -- what it tells
-
-    @property
-    def borrowers(self) -> list[Borrow[ACT]]:
-        """Who holds which connection, since when."""
-        return [
-            Borrow(conn, generation, since, task.get_name() if task else "no task", f"{code.co_filename}:{line}")
-            for conn, (generation, since, task, (code, line)) in self._borrowed.items()
-        ]
-
-    @property
-    def in_use(self) -> int:
-        """Connections of the serving pool that are out."""
-        return self._current.in_use
-
-    def _inner_counters(self) -> tuple[str, ...]:
-        return (
-            self._REQUESTS_QUEUED, self._REQUESTS_WAIT_MS,
-            self._CONNECTIONS_NUM, self._CONNECTIONS_MS, self._CONNECTIONS_ERRORS, self._CONNECTIONS_LOST, self._RETURNS_BAD,
-        )  # fmt: skip
-
-    def _alive(self) -> list[Generation[ACT]]:
-        return [self._current, *(g for g in self._outgoing if g is not self._current)]
-
-    def get_stats(self) -> dict[str, int]:
-        """psycopg_pool's statistics, counted on across generations, and `generation`, `generations_alive`, `pool_draining`."""
-        stats = Counter(self._stats)
-        stats.update(self._past)
-        for generation in self._alive():
-            stats.update({key: generation.counters()[key] for key in self._inner_counters()})
-        return dict(stats) | self._get_measures()
-
-    def pop_stats(self) -> dict[str, int]:
-        """As `get_stats()`; the counters start anew."""
-        stats = self.get_stats()
-        self._stats, self._past = Counter(), Counter()
-        for generation in self._alive():
-            generation.pop_counters()
-        return stats
-
-    def _get_measures(self) -> dict[str, int]:
-        return {
-            self._POOL_MIN: self._min_size,
-            self._POOL_MAX: self._max_size,
-            self._POOL_SIZE: self._current.size,
-            self._POOL_AVAILABLE: self._current.available,
-            self._REQUESTS_WAITING: len(self._line) + self._current.waiting,
-            "generation": self._current.number,
-            "generations_alive": len(self._alive()),
-            "pool_draining": sum(g.in_use for g in self._outgoing if g is not self._current),
-        }
 
 
 def class_of(pool: AsyncConnectionPool[ACT]) -> type[ACT]:

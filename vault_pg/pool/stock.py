@@ -4,7 +4,7 @@ psycopg_pool takes several turns of the event loop for each of these. A client c
 neither in the pool nor out of it, and its place is gone for good. Here each is one step with no await in it; and what takes longer, a
 login, a rollback, a hook, runs in a task of its own that ends in order whatever becomes of the caller.
 
-This module and `generation` reach below psycopg_pool's public face: tests pin what is used.
+This module, `upkeep` and `generation` reach below psycopg_pool's public face: tests pin what is used.
 """
 
 from __future__ import annotations
@@ -22,10 +22,8 @@ import psycopg
 from psycopg.errors import ConnectionTimeout
 from psycopg.pq import TransactionStatus
 from psycopg_pool import AsyncConnectionPool, AsyncNullConnectionPool, PoolTimeout
-from psycopg_pool._acompat import AEvent
 from psycopg_pool.abc import ACT
 from psycopg_pool.base import AttemptWithBackoff
-from psycopg_pool.pool_async import AddConnection
 
 from vault_pg.pool.claim import Claim
 from vault_pg.pool.farewell import sever
@@ -55,7 +53,6 @@ class Stock(ABC, Generic[ACT]):
         self._simple_return = not (self._own_ways or self.queues_itself or pool._reset is not None)
         self._doubtful: Callable[[ACT], bool] | None = None
         """Tells which connections have to be asked first."""
-        self._filling = 0
         self.returning: tuple[ACT, ...] = ()
         """Connections that a rollback, a hook or a close still works on."""
         self._under_way: list[asyncio.Task[Any]] = []
@@ -271,106 +268,6 @@ class Stock(ABC, Generic[ACT]):
         """Put a connection back, and keep its place, which is the caller's to give back or to use again."""
         self.in_use += 1
         return self.put(conn, from_getconn=True)
-
-    # -- all of it
-
-    async def fill(self, timeout: float) -> None:
-        """Return once the pool has `min_size` idle connections, or can open one if it keeps none. Raises PoolTimeout and PoolClosed."""
-        pool = self.pool
-        pool._check_open_getconn()
-        if not self.queues_itself and len(pool._pool) >= pool._min_size:
-            return
-        pool_logger.info("waiting for pool %r initialization", pool.name)
-        try:
-            if self.queues_itself:
-                await self._show(monotonic() + timeout)
-            else:
-                async with asyncio.timeout(timeout):
-                    await self._filled()
-        except (PoolTimeout, TimeoutError):
-            raise PoolTimeout(f"pool initialization incomplete after {timeout} sec") from None
-        pool_logger.info("pool %r is ready to use", pool.name)
-
-    async def _filled(self) -> None:
-        """All who wait share one event: psycopg_pool makes one for each wait, and one that was cancelled is in the way of the next."""
-        pool = self.pool
-        full = pool._pool_full_event = pool._pool_full_event or AEvent()
-        self._filling += 1
-        try:
-            await full.wait()
-        finally:
-            self._filling -= 1
-            if pool._pool_full_event is full and (full.is_set() or not self._filling):
-                pool._pool_full_event = None
-
-    async def _show(self, deadline: float) -> None:
-        """As a client does, but a login that fails is tried again, by psycopg_pool's own workers."""
-        pool = self.pool
-        if self._has_room:
-            pool._nconns += 1
-            pool.run_task(AddConnection(pool))
-        if (conn := await self._wait(deadline)) is not None and (closing := self._put_aside(conn)) is not None:
-            await asyncio.shield(closing)
-
-    async def check(self) -> None:
-        """Verify the idle connections one after the other, and replace those that are broken or too old."""
-        pool = self.pool
-        if not pool.closed and not pool._pool and not self.queues_itself:
-            pool._maybe_grow_pool()
-        for conn in [*pool._pool]:
-            if conn not in pool._pool:
-                continue  # somebody has it, and will see
-            pool._pool.remove(conn)
-            self.in_use += 1
-            try:
-                await self._verify(conn)
-            finally:
-                # Not through the reset hook, which is for what clients return.
-                if self._put_at_once(conn):
-                    self.came_back(conn)
-                elif (putting := self.put(conn, from_getconn=True)) is not None:
-                    await asyncio.shield(putting)
-
-    async def _verify(self, conn: ACT) -> None:
-        if conn._expire_at <= monotonic():
-            return  # it is discarded when it is put back
-        try:
-            await self.pool.check_connection(conn)
-        except BaseException as error:
-            conn.pgconn.finish()
-            pool_logger.warning("discarding broken connection: %s", conn)
-            if not isinstance(error, Exception):
-                raise
-
-    async def renew(self) -> None:
-        """Replace every connection: those that are out when they come back."""
-        pool = self.pool
-        pool._drained_at = monotonic()
-        idle = [*pool._pool]
-        pool._pool.clear()
-        await asyncio.shield(self._run(self._open_anew(idle), "renew"))
-
-    async def _open_anew(self, idle: list[ACT]) -> None:
-        pool = self.pool
-        for conn in idle:
-            if not pool.closed:
-                pool.run_task(AddConnection(pool))
-            await pool._close_connection(conn)
-
-    def set_sizes(self, min_size: int, max_size: int) -> None:
-        """Sizes as of now. What is missing is opened in the background, and no more than that: psycopg_pool opens the difference of the
-        two min_sizes, whatever it has, and so more than max_size.
-        """
-        pool = self.pool
-        pool._min_size, pool._max_size = min_size, max_size
-        if self.queues_itself:
-            self.offer_room()
-            return
-        if not pool._opened:
-            pool._nconns = pool._nconns_min = min_size
-        while pool._nconns < min_size and not pool.closed:
-            pool._nconns += 1
-            pool.run_task(AddConnection(pool))
 
     def _run(self, work: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
         task = asyncio.create_task(work, name=f"{self.pool.name}-{name}")
