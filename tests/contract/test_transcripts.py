@@ -27,6 +27,9 @@ RECORDED = 78
 
 Denied = (403, r"permission denied")
 NEWER: dict[str, tuple[int, str]] = {
+    "token-bad": Denied,
+    "token-expired": Denied,
+    "creds-bad-token": Denied,
     "token-missing": Denied,
     "creds-no-token": Denied,
     "login-unmounted": Denied,
@@ -36,10 +39,12 @@ NEWER: dict[str, tuple[int, str]] = {
     "creds-db-down": (500, r"connect"),
     "lease-renew-db-down": (400, r"failed to renew entry: .*connect"),
     "unknown-path": (404, r"no handler for route"),
+    "namespace-header": (404, r"namespace not found"),
+    "lease-renew-legacy": Denied,
     "sealed-creds": (503, r"Vault is sealed"),
     "sealed-renew": (503, r"Vault is sealed"),
 }
-"""Status and error text of servers newer than the recorded one, where they are known to differ."""
+"""Status and error text of servers newer than the recorded one (OpenBao among them), where they are known to differ."""
 
 MOMENTARY = ("lease-renew-near-max", "creds-batch")
 """Their lease_duration depends on when they are sent."""
@@ -276,3 +281,11 @@ def test_a_changed_answer_would_be_noticed() -> None:
     assert differences(recorded, {key: value for key, value in same.items() if key != "c"})
     assert differences('TTL of "10s" exceeded', 'TTL of "9s" exceeded') == []
     assert differences("lease not found", "invalid lease")
+
+
+def test_a_newer_server_may_say_more_and_not_less() -> None:
+    recorded = {"sealed": False, "is_self": False, "warnings": None, "errors": ["no"]}
+    assert differences(recorded, {"sealed": False, "warnings": ["x"], "errors": ["no"], "build_date": "x"}, newer=True) == []
+    assert differences(recorded, {**recorded, "warnings": ["x"]})
+    assert differences(recorded, {"is_self": False, "warnings": None, "errors": ["no"]}, newer=True)
+    assert differences(recorded, {**recorded, "errors": ["other"]}, newer=True)

@@ -60,7 +60,9 @@ def vault_in_path(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A PATH with a `vault` command: the real one, or our stand-in."""
     command = tmp_path_factory.mktemp("bin") / "vault"
     if REAL_VAULT:
-        command.symlink_to(REAL_VAULT)
+        program = shutil.which(REAL_VAULT)
+        assert program is not None, f"{REAL_VAULT} is no program"
+        command.symlink_to(Path(program).resolve())
     else:
         stand_in = Path(__file__).with_name("vault_command.py")
         command.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{stand_in}" "$@"\n')
@@ -76,6 +78,7 @@ def approle(
     secret_id = tmp_path_factory.mktemp("approle") / "secret_id"
     operator = {
         "PATH": vault_in_path,
+        "HOME": str(tmp_path_factory.mktemp("home")),
         "VAULT_ADDR": vault.address,
         "VAULT_TOKEN": vault.root_token.get_secret_value(),
         "POSTGRES_ADDRESS": f"{postgres.host}:{postgres.port}",

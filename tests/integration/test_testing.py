@@ -20,8 +20,9 @@ ALONE = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
 
 
 def run(directory: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Run pytest in `directory` with the variables of a user who has a Vault of their own."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    """Run pytest in `directory` with the variables of a user who has a Vault of their own; on the dev Vault unless `variables` say else."""
+    ours = ("PYTEST_", "VAULT_PG_TEST_")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     theirs = {
         "VAULT_ADDR": "http://127.0.0.1:1",
         "VAULT_NAMESPACE": "theirs",
@@ -143,6 +144,15 @@ def test_what_is_missing_is_said_in_a_sentence(tmp_path: Path, missing: str, sai
 def test_a_real_vault_that_cannot_be_run_is_named(tmp_path: Path) -> None:
     done = run(project(tmp_path, "def test_it(vault_pg_vault): pass"), **ALONE, VAULT_PG_TEST_VAULT="/nowhere/vault")
     assert "the real Vault /nowhere/vault cannot be run: No such file or directory; correct its path" in done.stdout
+
+
+def test_a_real_vault_that_ends_at_once_is_quoted(tmp_path: Path) -> None:
+    program = tmp_path / "vault"
+    program.write_text('#!/bin/sh\necho "no $BAO_ADDR$VAULT_ADDR with $VAULT_DEV_ROOT_TOKEN_ID" >&2\nexit 1\n')
+    program.chmod(0o755)
+    others = {"VAULT_ADDR": "http://elsewhere", "BAO_ADDR": "http://elsewhere", "BAO_DEV_ROOT_TOKEN_ID": "mine"}
+    done = run(project(tmp_path, "def test_it(vault_pg_vault): pass"), **ALONE, **others, VAULT_PG_TEST_VAULT=str(program))
+    assert "the real Vault ended instead of starting: no  with ***" in done.stdout.replace("\n", " ")
 
 
 def test_pytest_is_asked_for_by_this_module_alone() -> None:

@@ -21,6 +21,7 @@ from pydantic import SecretStr
 from vault_pg.errors import TokenInvalid, VaultError, VaultSealed, VaultUnavailable
 from vault_pg.settings import TokenAuth, VaultSettings
 from vault_pg.vault.adapter import connect
+from vault_pg.vault.endpoints import ask_health
 from vault_pg.vault.session import VaultSession
 
 TOKEN = "hvs.a-token-that-must-not-be-shown"
@@ -383,6 +384,24 @@ def test_a_ca_file_that_vanished(tmp_path: Path, certificate: Path) -> None:
     with pytest.raises(VaultUnavailable, match="certificate file in its settings does not exist"):
         client.sys.read_health_status(method="GET")
     client.adapter.close()
+
+
+def test_a_health_is_never_asked_of_a_namespace() -> None:
+    """OpenBao has none for it to tell: "operation unavailable in namespaces" would pass for an answer of a sealed Vault."""
+    heard: list[bytes] = []
+
+    def talk(conn: socket.socket) -> None:
+        heard.append(conn.recv(4096, socket.MSG_PEEK))
+        answer("503 Service Unavailable", b'{"sealed":true}')(conn)
+
+    with listening(talk) as address:
+        settings = VaultSettings(address=address, auth=TokenAuth(token=SecretStr(TOKEN)), namespace="team-a")
+        client = connect(settings, time.monotonic() + ENOUGH)
+        with pytest.raises(VaultSealed):
+            ask_health(client)
+        client.adapter.close()
+    assert heard[0].startswith(b"GET /v1/sys/health?")
+    assert b"team-a" not in heard[0]
 
 
 async def test_an_await_is_over_in_time_and_so_is_the_end_of_the_session() -> None:

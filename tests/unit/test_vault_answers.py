@@ -98,6 +98,28 @@ OTHERS: list[tuple[str, str, str, int, str, type[VaultError]]] = [
         LeaseLost,
     ),
     ("newer: sealed namespace", "GET", "database/creds/app", 503, "namespace is sealed", VaultSealed),
+    ("OpenBao: no such namespace", "GET", "database/creds/app", 404, "namespace not found", MountNotFound),
+    ("OpenBao: no such namespace to log in", "POST", "auth/approle/login", 404, "namespace not found", MountNotFound),
+    ("no namespaces at all", "GET", "database/creds/app", 403, "namespaces feature not enabled", MountNotFound),
+    ("newer: token without a lease", "POST", "auth/token/renew-self", 400, "invalid lease ID", NotRenewable),
+    (
+        "not an allowed role",
+        "GET",
+        "database/creds/app",
+        500,
+        '1 error occurred:\n\t* "app" is not an allowed role\n\n',
+        RoleNotFound,
+    ),
+    (
+        "role owns objects, told at length",
+        "PUT",
+        "sys/leases/revoke",
+        400,
+        "failed to revoke entry: resp: (*logical.Response)(nil) err: could not perform all revocation statements: "
+        + 'ERROR: role "v-app-x" has to go first. ' * 20
+        + "ERROR: cannot be dropped because some objects depend on it (SQLSTATE 2BP01)",
+        VaultRefused,
+    ),
     ("newer: too many leases", "GET", "database/creds/app", 429, "lease count quota exceeded", VaultUnavailable),
     ("newer: no token", "GET", "database/creds/app", 403, "missing client token", TokenInvalid),
     ("older: lease gone", "PUT", "sys/leases/renew", 400, "lease not found or lease is not renewable", LeaseLost),

@@ -71,15 +71,14 @@ class Question:
     def capability(self) -> str:
         return CAPABILITIES.get(self.method.lower(), "update")
 
-    def quote(self, errors: tuple[str, ...]) -> str:
-        """Vault's own words on one line, without secrets, not too long."""
+    def words(self, errors: tuple[str, ...]) -> str:
+        """Vault's own words on one line, without secrets."""
         text = " ".join("; ".join(errors).split())
         text = re.sub(r"\d+ errors? occurred: \* ", "", text).replace(" * ", "; ")
         for secret in self.hidden:
             text = text.replace(secret, "***")
         text = re.sub(r"(?i)\b(?<!validating )(password|passwd|pwd|secret_id|token)\b(\s*[=:]\s*)\S+", r"\1\2***", text)
-        text = re.sub(r"://[^/\s@]*@", "://***@", text)
-        return text if len(text) <= QUOTE_LIMIT else text[: QUOTE_LIMIT - 1] + "…"
+        return re.sub(r"://[^/\s@]*@", "://***@", text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +97,10 @@ class _Rule:
             and re.search(self.text, said, re.IGNORECASE) is not None
             and re.search(self.path, question.path) is not None
         )
+
+
+def _quoted(words: str) -> str:
+    return words if len(words) <= QUOTE_LIMIT else words[: QUOTE_LIMIT - 1] + "…"
 
 
 _BAD = (400,)
@@ -119,7 +122,13 @@ RULES = (
         r"\b(invalid|bad) token",
     ),
     # Older servers say "lease not found or lease is not renewable" of an unknown lease, and of a root token.
-    _Rule(NotRenewable, "{vault} cannot renew the token: {said}", _BAD, "renew", path=r"^auth/token/renew"),
+    _Rule(NotRenewable, "{vault} cannot renew the token: {said}", _BAD, "renew|invalid lease", path=r"^auth/token/renew"),
+    _Rule(
+        MountNotFound,
+        "{vault} does not know the namespace ({said}): correct VAULT_NAMESPACE",
+        (403, 404),
+        "namespace not found|no namespace|namespaces feature not enabled",
+    ),
     # The role behind the lease was dropped by hand: no later renewal can work, and nobody can log in with it.
     _Rule(
         LeaseLost,
@@ -169,6 +178,13 @@ RULES = (
         "unknown role",
     ),
     _Rule(
+        RoleNotFound,
+        "{vault} does not let role '{role}' use its connection: add it to the allowed_roles in {mount}/config/",
+        (400, 403, 500),
+        "is not an allowed role",
+        _CREDS,
+    ),
+    _Rule(
         MountNotFound,
         "{vault} has nothing mounted at {path}: correct VAULT_PG_MOUNT (or VAULT_NAMESPACE), or enable the secrets engine there",
         _NOT_FOUND,
@@ -189,14 +205,15 @@ RULES = (
 
 def refusal(question: Question, status: int, errors: tuple[str, ...], headers: Mapping[str, str]) -> VaultError:
     """The error that an answer with a status other than 2xx means. `errors` are Vault's own, none where it isn't JSON."""
-    said = question.quote(errors)
+    words = question.words(errors)
+    said = _quoted(words)
     if status == HTTPStatus.BAD_REQUEST and "HTTP request to an HTTPS server" in said:
         return VaultUnavailable(f"{question.vault} speaks TLS: write https:// in its address", hopeless=True)
     unavailable = _unavailable(question, status, said, _retry_after(headers))
     if isinstance(unavailable, VaultSealed):
         return unavailable
     for rule in RULES:
-        if rule.fits(question, status, said):
+        if rule.fits(question, status, words):
             mount, _, role = question.path.rpartition("/")
             mount = re.sub(r"/(static-)?creds$", "", mount)
             return rule.error(

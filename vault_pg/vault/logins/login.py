@@ -51,7 +51,7 @@ def ask(client: Client, title: str, mount: str, credentials: str, login: Callabl
     except (PermissionDenied, TokenInvalid, MountNotFound):
         refused = (
             f"no {title} method answers at auth/{mount}, or it does not allow this host or the {credentials}: "
-            "look at `vault auth list` and the role"
+            "look at `vault auth list`, the role and VAULT_NAMESPACE"
         )
     except VaultRefused as error:
         refused = f"{error}; look at the {credentials} (expired? used up?)"
