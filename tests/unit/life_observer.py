@@ -22,8 +22,14 @@ MINTS = int(BURST + WINDOW / REFILL)
 REQUESTS = 90
 """Requests to Vault in a window, for each database and for the token. A quiet hour has two or three; the most come as an end is near."""
 
+PROBES = 150
+"""Probes in a window, whatever the number of databases: the most are made where each of them works and nothing else does."""
+
 EARLY = 10.0
 """Seconds that a request may wait before it is sent to a Vault that is away. What it is granted counts from before that."""
+
+PROBING = {"sys/health", "ask_health", "auth/token/lookup-self", "look_up_self"}
+"""Paths, and calls of which no request came to Vault."""
 
 PROBED = 15.0
 """Seconds until a call finds out that a token is dead of which a probe was told so: to a probe that is an answer, and no more."""
@@ -79,8 +85,9 @@ class Observer:
         self._window.append((now, path))
         while self._window[0][0] <= now - WINDOW:
             self._window.popleft()
-        if len(self._window) > REQUESTS * (databases + 1):
-            kinds = [path for _, path in self._window]
+        kinds = [path for _, path in self._window]
+        probes = sum(path in PROBING for path in kinds)
+        if probes > PROBES or len(kinds) - probes > REQUESTS * (databases + 1):
             self.blame(f"a hot loop: { {path: kinds.count(path) for path in sorted(set(kinds))} } within {WINDOW:.0f} s")
             self._window.clear()
         if "/creds/" in path or path == "issue":
@@ -176,6 +183,7 @@ class Observer:
         self.calm_since = self.clock()
         self._calm_mints = len(self.mints)
         self._calm_asked = self.asked_for
+        self._calm_logins = self.vault.logins
 
     def trouble(self) -> None:
         """The calm is over: no more was asked for in it than the schedule needs."""
@@ -186,6 +194,9 @@ class Observer:
             needed = climate.databases * (5 + 4 * seconds / life) + self.asked_for - self._calm_asked
             if (mints := len(self.mints) - self._calm_mints) > needed:
                 self.blame(f"{mints} leases asked for in {seconds:.0f} s in which nothing happened")
+            logins = self.vault.logins - self._calm_logins
+            if not climate.token.uses and logins > 5 + 8 * seconds / climate.token.ttl:
+                self.blame(f"{logins} logins in {seconds:.0f} s in which nothing happened")
         self.calm_since = None
 
     def ended(self, *, in_trouble: bool) -> None:

@@ -1,4 +1,4 @@
-"""What a life is lived under and what befalls it: plain values that a random number generator gives, a shrinking one too."""
+"""What a life is lived under and what befalls it: plain values that a random number generator gives."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ BLOWS: list[Blow] = ["lease", "token", "role", "restart", "rotate", "resize", "s
 HOUR = 3600.0
 LONGEST_STORM = 900.0
 """Seconds past the TTL that an ill may last: what comes after that is more of the same."""
+
+FEW_USES = (20, 50, 200)
+"""Requests that a token may be good for. Each new one costs each database an issue and a revocation: of fewer it would be too many."""
 
 
 @dataclass(frozen=True)
@@ -65,17 +68,21 @@ class Plan:
 
 
 def _climate(luck: random.Random, ttl: float) -> Climate:
-    token_ttl = int(max(60, ttl * luck.choice([1, 3, 1000])))
     return Climate(
         databases=luck.choice([1, 1, 2, 3]),
         ttl=ttl,
         max_ttl=ttl * luck.choice([1, 2, 5, 24, 1000]),
         max_age=luck.choice([None, None, None, ttl * 1.5, ttl * 7]),
         max_size=luck.choice([2, 3, 4]),
-        token=TokenKind(
-            token_ttl, token_ttl * luck.choice([2, 5, 1000]), renewable=luck.random() < 0.8, batch=luck.random() < 0.15
-        ),
+        token=_token(luck, int(max(60, ttl * luck.choice([1, 3, 1000])))),
     )
+
+
+def _token(luck: random.Random, ttl: int) -> TokenKind:
+    if luck.random() < 0.2:
+        return TokenKind(ttl, ttl, renewable=False, batch=True)
+    uses = luck.choice([0, 0, 0, *FEW_USES])
+    return TokenKind(ttl, ttl * luck.choice([2, 5, 1000]), renewable=luck.random() < 0.8, uses=uses)
 
 
 def _chapter(luck: random.Random, climate: Climate) -> Chapter:

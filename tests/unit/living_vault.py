@@ -62,6 +62,8 @@ class Held:
 class HeldToken:
     end: float
     last: float
+    uses: int
+    """Requests that it is good for still; 0 is without limit."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,8 @@ class TokenKind:
     max_ttl: float
     renewable: bool = True
     batch: bool = False
+    uses: int = 0
+    """0 is without limit."""
 
 
 @dataclass(frozen=True)
@@ -142,6 +146,14 @@ class LivingVault(MemoryVault):
             return self._log_in()
         if not self.token_lives(token):
             return DENIED
+        reply = self._serve(path, token, body)
+        if (held := self.tokens.get(token)) is not None and held.uses:
+            held.uses -= 1
+            if not held.uses:
+                del self.tokens[token]  # that was its last request, and the end of its leases
+        return reply
+
+    def _serve(self, path: str, token: str, body: dict[str, Any]) -> Reply:
         if path.startswith("auth/token/"):
             return self._token(path.rpartition("/")[2], token, body)
         if "/creds/" in path:
@@ -162,8 +174,8 @@ class LivingVault(MemoryVault):
     def _log_in(self) -> Reply:
         self.logins += 1
         token, kind, now = f"hvs.{self.logins}", self.kind, self.clock()
-        self.tokens[token] = HeldToken(now + kind.ttl, now + kind.max_ttl)
-        return auth(token, kind.ttl, renewable=kind.renewable, kind="batch" if kind.batch else "service")
+        self.tokens[token] = HeldToken(now + kind.ttl, now + kind.max_ttl, kind.uses)
+        return auth(token, kind.ttl, renewable=kind.renewable, kind="batch" if kind.batch else "service", uses=kind.uses)
 
     def _token(self, what: str, token: str, body: dict[str, Any]) -> Reply:
         now, held = self.clock(), self.tokens[token]
@@ -174,7 +186,9 @@ class LivingVault(MemoryVault):
             return {}
         if what == "lookup-self":
             known = {"creation_ttl": self.kind.ttl, "expire_time": "later", "renewable": self.kind.renewable}
-            return {"data": known | {"ttl": int(held.end - now)}}
+            return {"data": known | {"ttl": int(held.end - now), "num_uses": max(0, held.uses - 1)}}
+        if self.kind.batch:
+            return Refusal(400, "batch tokens cannot be renewed")
         if not self.kind.renewable:
             return Refusal(400, "lease is not renewable")
         held.end = now + int(min(body.get("increment", self.kind.ttl), held.last - now))

@@ -5,8 +5,6 @@ from __future__ import annotations
 import random
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from tests.unit.life import live
 from tests.unit.life_plan import HOUR, Chapter, Climate, Plan
@@ -22,10 +20,10 @@ def test_a_life_of_troubles(seed: int) -> None:
 
 
 @pytest.mark.slow
-@settings(max_examples=500)
-@given(st.randoms(use_true_random=False).map(lambda luck: Plan.of(luck, chapters=12, ttls=(*MINUTES, HOUR, 4 * HOUR))))
-def test_five_hundred_lives_of_troubles(plan: Plan) -> None:
-    live(plan)
+@pytest.mark.parametrize("seed", range(1000, 1500))
+def test_five_hundred_lives_of_troubles(seed: int) -> None:
+    """Each another one, so that none that is red hides the next, and each can be lived again by itself."""
+    live(Plan.of(random.Random(seed), chapters=12, ttls=(*MINUTES, HOUR, 4 * HOUR)))  # noqa: S311 - a seed for a test
 
 
 def test_a_postgresql_that_was_away_for_minutes_serves_seconds_after_its_return() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import random
 from collections.abc import AsyncIterator, Callable
 
 import pytest
@@ -33,14 +34,16 @@ def now() -> float:
 class World:
     """A session whose loop runs, the Vault it talks to, and the events it told."""
 
-    def __init__(self, auth_settings: AppRoleAuth | TokenAuth, *, draw: float, clock: Callable[[], float] = now) -> None:
+    def __init__(
+        self, auth_settings: AppRoleAuth | TokenAuth, *, draw: float | Callable[[], float], clock: Callable[[], float] = now
+    ) -> None:
         self.vault = MemoryVault(now)
         self.events: list[Event] = []
         self.session = VaultSession(
             VaultSettings(address=ADDRESS, auth=auth_settings),
             emit=self.events.append,
             clock=clock,
-            draw=lambda: draw,
+            draw=draw if callable(draw) else lambda: draw,
             calls=MemoryCalls(self.vault),
         )
 
@@ -96,6 +99,16 @@ async def test_a_token_that_cannot_be_renewed_is_replaced_while_its_leases_can_s
     logins = world.vault.times(LOGIN)
     assert len(logins) > 5
     assert all(0 < later - earlier <= 12 for earlier, later in itertools.pairwise(logins))
+    assert world.told(TokenLost) == []
+
+
+async def test_a_token_too_short_for_leases_to_move_in_peace_is_replaced_a_few_times_in_its_life_and_no_more() -> None:
+    draw = random.Random(1).random  # noqa: S311 - a seed for a test
+    world = World(APPROLE, draw=draw)
+    world.vault.token_ttl, world.vault.renewable = 60, False
+    async with world.running():
+        await until(600)
+    assert 10 < world.vault.logins < 60  # every fifteen seconds: not every three, which a tenth of its life would be
     assert world.told(TokenLost) == []
 
 

@@ -62,6 +62,8 @@ def _regular_step(token: Token, *, dead: bool, supply: Supply, now: Instant, dra
     if token.ttl is None:
         return TokenStep(NEVER, "look up")
     if repeatable:
+        if token.asked is None:
+            lead = min(lead, token.ttl / 2)  # of a whole life: the next token would else be in the same hurry, and so on for ever
         return TokenStep(rotate_point(token.granted_at, token.end, lead, draw), "log in")
     # Nothing moves its end, but somebody else may have renewed it meanwhile.
     return TokenStep(token.end, "look up")
