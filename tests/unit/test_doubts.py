@@ -42,6 +42,27 @@ async def test_a_doubt_after_a_quiet_time_is_looked_into_at_once_and_again_in_a_
         assert len(w.vault.times(LOOK_UP)) - before == 2
 
 
+async def test_a_refused_login_is_looked_into_in_a_second_however_long_missing_rights_have_come_to_nothing() -> None:
+    async with world(ttl=36_000, max_ttl=864_000, token_ttl=864_000) as w:
+
+        async def noise() -> None:
+            while True:
+                w.keeper.suspicion.raise_()
+                await asyncio.sleep(0.1)
+
+        noisy = asyncio.create_task(noise())
+        await asyncio.sleep(600)
+        for wait in (1, 2, 4):
+            before = len(w.vault.times(LOOK_UP))
+            w.keeper.suspicion.raise_(rejected=True)
+            await asyncio.sleep(wait + 0.1)
+            assert len(w.vault.times(LOOK_UP)) > before
+        w.leases.ends.clear()
+        await asyncio.sleep(200)
+        noisy.cancel()
+        assert len(w.of(LeaseLost)) == len(w.of(LeaseRotated)) == 1
+
+
 async def test_a_doubt_is_looked_into_beside_a_rotation_that_fails() -> None:
     async with world(ttl=3600, max_ttl=86_400, max_age=600) as w:
         w.down(ISSUE)

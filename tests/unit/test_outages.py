@@ -95,12 +95,15 @@ class World:
 
 @asynccontextmanager
 async def world(
-    databases: int = 1, *, ttl: float = 3600, token_ttl: int = 864_000, uses: int = 0, seed: int = 1
+    databases: int = 1, *, ttl: float = 3600, token_ttl: int = 864_000, uses: int = 0, seed: int = 1, blind: bool = False
 ) -> AsyncIterator[World]:
+    """`blind`: the policy lets no token look itself up."""
     loop = asyncio.get_running_loop()
     draw = random.Random(seed).random  # noqa: S311 - a seed for a test
     vault = MemoryVault(loop.time)
     vault.token_ttl = token_ttl
+    if blind:
+        vault.paths[LOOK] = DENIED
     if uses:
         numbers = itertools.count(1)
         vault.paths[LOGIN] = lambda _: auth(f"hvs.{next(numbers)}", token_ttl, renewable=True, uses=uses)
@@ -376,9 +379,23 @@ async def test_without_a_token_health_is_asked_and_the_login_made_once_it_is_goo
         assert await w.until(lambda: w.well) - returned < SOON
 
 
+async def test_a_probe_that_is_refused_tells_of_a_dead_token_before_anything_is_asked_with_it() -> None:
+    async with world(3) as w:
+        w.vault.away = SEALED
+        await w.told(VaultUnreachable)
+        w.vault.dead.add("hvs.1")
+        w.leases.ends.clear()
+        await asyncio.sleep(10)
+        w.vault.away = None
+        returned = w.vault.clock()
+        await w.told(TokenLost)
+        [probe] = [asked.path for asked in w.vault.asked if asked.at >= returned and asked.token == "hvs.1"]
+        assert probe == LOOK
+        assert await w.until(lambda: w.well and w.session.token.serial == 2) - returned < SOON
+
+
 async def test_a_token_without_the_right_to_look_at_itself_is_neither_dead_nor_an_outage() -> None:
-    async with world() as w:
-        w.vault.paths[LOOK] = DENIED
+    async with world(blind=True) as w:
         w.vault.away = DOWN
         await w.told(VaultUnreachable)
         await asyncio.sleep(60)

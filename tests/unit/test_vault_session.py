@@ -130,7 +130,7 @@ async def test_the_secret_id_file_is_read_at_each_login(tmp_path: Any) -> None:
     await world.session.open()
     file.write_text("second\n")
     await world.session.log_in()
-    assert [asked.body["secret_id"] for asked in world.vault.asked] == ["first", "second"]
+    assert [asked.body["secret_id"] for asked in world.vault.asked if asked.path == LOGIN] == ["first", "second"]
     for bad in ("", None):
         file.write_text(bad) if bad is not None else file.unlink()
         with pytest.raises(LoginFailed, match="cannot use the secret id file"):
@@ -254,6 +254,41 @@ async def test_a_403_with_a_dead_token_ends_the_token_and_wakes_who_listens() ->
     assert await world.session.check_token(timeout=5)
 
 
+async def test_a_token_that_could_never_look_itself_up_is_not_dead_because_it_cannot() -> None:
+    world = World()
+    world.vault.paths[LOOK] = DENIED
+    lease = await world.leased()
+    world.session.recheck()
+    assert await world.session.check_token()
+    world.vault.paths[RENEW] = DENIED
+    with pytest.raises(PermissionDenied, match="sys/leases/renew"):
+        await world.session.renew(lease, 10, timeout=5)
+    assert not world.session.is_dead(1)
+    assert world.events == [TokenIssued(method="approle", serial=1, ttl_seconds=20, renewable=True)]
+
+
+async def test_a_token_that_cannot_look_itself_up_is_dead_where_it_is_refused_what_it_was_allowed() -> None:
+    world = World()
+    world.vault.paths[LOOK] = DENIED
+    await world.leased()
+    world.vault.dead.add("hvs.1")
+    with pytest.raises(TokenInvalid):
+        await world.session.issue("database", "app", timeout=5)
+    assert world.session.is_dead(1)
+
+
+async def test_a_token_whose_look_after_the_login_was_not_answered_is_looked_at_later() -> None:
+    world = World()
+    look = world.vault.paths[LOOK]
+    world.vault.paths[LOOK] = DOWN
+    await world.leased()
+    world.vault.paths[LOOK] = look
+    assert await world.session.check_token()
+    world.vault.dead.add("hvs.1")
+    assert not await world.session.check_token()
+    assert world.session.is_dead(1)
+
+
 async def test_a_look_at_the_token_wakes_nobody_unless_its_end_moved() -> None:
     world = World()
     await world.session.open()
@@ -281,10 +316,11 @@ async def test_an_old_token_is_revoked_with_itself_once_it_is_forgotten() -> Non
     world = World()
     await world.session.open()
     await world.session.log_in()
+    asked_before = len(world.vault.asked)
     await world.session.forget(2, timeout=5)  # the current one stays
     assert world.session.token_of(1).serial == 1
     await world.session.forget(1, timeout=5)
-    assert [(asked.path, asked.token) for asked in world.vault.asked[2:]] == [("auth/token/revoke-self", "hvs.1")]
+    assert [(asked.path, asked.token) for asked in world.vault.asked[asked_before:]] == [("auth/token/revoke-self", "hvs.1")]
     with pytest.raises(KeyError):
         world.session.token_of(1)
     assert world.events[-1] == TokenRevoked(method="approle", serial=1)

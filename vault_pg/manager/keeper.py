@@ -167,7 +167,12 @@ class Keeper:
     def _watch(self, pool: LeasedPool[AsyncConnection[Any]]) -> None:
         """A login that PostgreSQL refuses makes the credential that serves doubtful."""
         holder = self.holder
-        pool.connector.on_rejected = lambda: self.suspicion.raise_() if holder is not None and holder.serves(pool) else None
+
+        def rejected() -> None:
+            if holder is not None and holder.serves(pool):
+                self.suspicion.raise_(rejected=True)
+
+        pool.connector.on_rejected = rejected
 
     @asynccontextmanager
     async def _watching(self, source: Watches) -> AsyncIterator[None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 from vault_pg.clock import Instant
 from vault_pg.errors import CredentialRejected, LeaseLost, VaultPgError
@@ -22,11 +23,26 @@ LONGEST = 60.0
 """The same, where one after the other came to nothing: a plain lack of privilege must not ask Vault every second for ever."""
 
 
+@dataclass(eq=False, slots=True)
+class _Pace:
+    """Of one kind of sign: how often in a row it came to nothing, and when it was last looked into."""
+
+    fruitless: int = 0
+    latest: Instant = float("-inf")
+
+    @property
+    def due(self) -> Instant:
+        return self.latest + min(LONGEST, ONCE_IN * 2.0 ** min(max(0, self.fruitless - 1), 16))
+
+    def came_to(self, found: bool, at: Instant) -> None:
+        self.fruitless, self.latest = 0 if found else self.fruitless + 1, at
+
+
 class Suspicion:
     """A suspend, a clock leap, a login that failed, or a query that failed for want of a right or of the role itself.
 
     Open sessions outlive the role: `SELECT 1` works on them while every table read fails with 42501. But 42501 may be just what it
-    says, so Vault is asked, and then PostgreSQL, before anything is rotated.
+    says, so Vault is asked, and then PostgreSQL, before anything is rotated. A refused login says more, and waits for none of those.
     """
 
     def __init__(self, tenure: Tenure, renewal: Renewal) -> None:
@@ -37,7 +53,9 @@ class Suspicion:
         self._uncounted = False
         """The lease may have less left than we believe, and its source has not told yet."""
         self._unanswered = 0
-        self._fruitless = 0
+        self._denied, self._rejected = _Pace(), _Pace()
+        self._raised: set[_Pace] = set()
+        """Those of what is pending."""
         self._beside = False
         self._looking: asyncio.Task[None] | None = None
         self.crowded: Callable[[], bool] = lambda: False
@@ -47,14 +65,19 @@ class Suspicion:
     def pending(self) -> bool:
         return self._pending
 
-    def raise_(self) -> None:
-        """Let the keeper look into it soon."""
-        if not self._pending and self._tenure.lost is None and self._tenure.refused_since is None:
-            if self._tenure.clock() - self._asked_at > 2 * LONGEST:
-                self._fruitless = 0
-            self._pending = True
-            self._tenure.wake()
-            self._begin()
+    def raise_(self, *, rejected: bool = False) -> None:
+        """Let the keeper look into it soon. `rejected`: PostgreSQL has refused a login."""
+        pace = self._rejected if rejected else self._denied
+        if self._tenure.lost is not None or self._tenure.refused_since is not None:
+            return
+        if pace in self._raised:
+            return
+        if self._tenure.clock() - pace.latest > 2 * LONGEST:
+            pace.fruitless = 0
+        self._pending = True
+        self._raised.add(pace)
+        self._tenure.wake()
+        self._begin()
 
     @asynccontextmanager
     async def beside(self) -> AsyncIterator[None]:
@@ -85,39 +108,42 @@ class Suspicion:
 
     def distrust_clocks(self, after: float) -> None:
         """The same in `after` seconds, and until the source has told how much is left: our own count of it may be wrong."""
-        self._uncounted, self._unanswered, self._fruitless, self._asked_at = True, 0, 0, self._tenure.clock() + after - ONCE_IN
+        self._uncounted, self._unanswered, self._asked_at = True, 0, self._tenure.clock() + after - ONCE_IN
+        self._denied, self._rejected = _Pace(), _Pace()
+        self._raised.clear()
         self.raise_()
 
     @property
     def due_in(self) -> float:
         """Seconds until it may be looked into."""
-        return max(0.0, self._asked_at + self._pause - self._tenure.clock())
-
-    @property
-    def _pause(self) -> float:
-        if not self._unanswered:
-            return min(LONGEST, ONCE_IN * 2.0 ** min(max(0, self._fruitless - 1), 16))
-        return max(ONCE_IN, backoff(self._unanswered, 1.0, left=self._tenure.patience))
+        if self._unanswered:
+            due = self._asked_at + max(ONCE_IN, backoff(self._unanswered, 1.0, left=self._tenure.patience))
+        else:
+            due = max(self._asked_at + ONCE_IN, min((pace.due for pace in self._raised), default=0.0))
+        return max(0.0, due - self._tenure.clock())
 
     async def investigate(self) -> None:
         """Ask the source whether the lease lives, and PostgreSQL whether the role does; declare it lost if either says no.
 
         Where open sessions outlive their password a refused login says no more than that the source may have another.
         """
-        lease = self._tenure.lease
-        self._pending, self._asked_at = False, self._tenure.clock()
+        lease, looked, asked_at = self._tenure.lease, self._raised, self._tenure.clock()
+        self._pending, self._raised, self._asked_at = False, set(), asked_at
         if lease is None:
             return
         try:
-            found = await self._ask_source(lease, self._asked_at)
+            found = await self._ask_source(lease, asked_at)
             if found is None and self.crowded():
                 self._pending = True
             elif found is None:
                 found = await self._ask_postgres(lease)
         except asyncio.CancelledError:
-            self._pending = True
+            self._pending, self._raised = True, self._raised | looked
             raise
-        self._fruitless = 0 if found else self._fruitless + 1
+        for pace in looked:
+            pace.came_to(bool(found), asked_at)
+        if self._pending:
+            self._raised |= looked
 
     async def _ask_source(self, lease: Lease, asked_at: Instant) -> bool | None:
         """Whether something was found; None where PostgreSQL is to be asked too."""

@@ -60,6 +60,8 @@ class Grant(BaseModel):
     """Requests that the token is still good for; None is without limit."""
     identity: str = ""
     """Tells one token from another where its secret is not seen."""
+    seen: bool = False
+    """It looked itself up, and so has the right to."""
 
 
 class _Auth(BaseModel):
@@ -156,15 +158,18 @@ def renew_self(client: Client, increment: float | None) -> Extension:
 
 def look_up_self(client: Client) -> Grant:
     """The client's token as Vault sees it. TokenInvalid: the default policy allows this to every token that lives."""
-    path = "auth/token/lookup-self"
     try:
-        answer = client.auth.token.lookup_self()
+        return look_at_self(client)
     except PermissionDenied:
         raise TokenInvalid(
             f"Vault at {origin(client.url)} does not accept the token (expired, revoked or mistyped): "
             "unless a login or a file brings the next one by itself, give another in its place and start anew"
         ) from None
-    seen = _understood(client, _LookUp, answer.get("data"), path)
+
+
+def look_at_self(client: Client) -> Grant:
+    """The same of a token that may lack the right to. PermissionDenied then, and of a dead one."""
+    seen = _understood(client, _LookUp, client.auth.token.lookup_self().get("data"), "auth/token/lookup-self")
     # In its last second a token has a ttl of 0 as well, but an expire_time.
     endless = seen.ttl == 0 and seen.expire_time is None
     return Grant(
@@ -176,6 +181,7 @@ def look_up_self(client: Client) -> Grant:
         display_name=seen.display_name,
         uses=seen.num_uses or None,
         identity=f"{seen.accessor} {seen.creation_time}",
+        seen=True,
     )
 
 

@@ -6,7 +6,7 @@ import asyncio
 import math
 import random
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from functools import partial
 from typing import TypeVar
 
@@ -27,11 +27,12 @@ from vault_pg.settings import VaultSettings
 from vault_pg.vault import endpoints
 from vault_pg.vault.answers import origin
 from vault_pg.vault.calls import Calls, ThreadCalls, Undo
-from vault_pg.vault.circuit import Circuit
+from vault_pg.vault.circuit import QUICK, Circuit
 from vault_pg.vault.endpoints import Client, Grant, Issued
 from vault_pg.vault.keepalive import Keepalive
 from vault_pg.vault.logins import TokenFile, login_for
 from vault_pg.vault.outage import Outage
+from vault_pg.vault.rights import Rights
 from vault_pg.vault.tokens import TokenListener, Tokens
 from vault_pg.vault.unanswered import Unanswered
 
@@ -40,6 +41,8 @@ T = TypeVar("T")
 RATE, BURST = 200.0, 32
 """Calls a second, beyond a burst: what befalls all databases at once (a dead token, a suspend) makes all of them ask in one moment,
 each in a thread of its own."""
+
+LOOK_SELF, RENEW_SELF = "auth/token/lookup-self", "auth/token/renew-self"
 
 SETTLING = 0.4
 """The part of the time to close in which tokens are kept for leases that come when nobody wants them any more."""
@@ -71,6 +74,7 @@ class VaultSession:
         self._draw = draw
         self._login = login_for(settings.auth)
         self._tokens = Tokens(clock)
+        self._rights = Rights(self._tokens)
         self._unanswered = Unanswered(
             self._tokens, method=self._login.method, repeatable=self._login.supply == "repeatable", emit=emit, clock=clock
         )
@@ -158,8 +162,9 @@ class VaultSession:
         """Lease a new database role. Raises RoleNotFound, MountNotFound, BackendUnavailable besides the session's errors."""
         token = self.token
         asked_at = self._clock()
+        work, path = partial(endpoints.issue, mount=mount, role=role), f"{mount}/creds/{role}"
         with self._unanswered.issuing(token.serial):
-            issued = await self._ask(partial(endpoints.issue, mount=mount, role=role), token, timeout, undo=_undo_issue)
+            issued = await self._ask(work, path, token, timeout, undo=_undo_issue)
         return Lease(
             id=issued.lease_id,
             credential=Credential(issued.data.username, issued.data.password),
@@ -178,7 +183,8 @@ class VaultSession:
 
         Raises RoleNotFound, MountNotFound besides the session's errors.
         """
-        found = await self._ask(partial(endpoints.read_static, mount=mount, role=role), self.token, timeout)
+        work, path = partial(endpoints.read_static, mount=mount, role=role), f"{mount}/static-creds/{role}"
+        found = await self._ask(work, path, self.token, timeout)
         return Credential(found.username, found.password), max(0.0, found.ttl)
 
     async def renew(self, lease: Lease, increment: float, *, timeout: float) -> Lease:
@@ -189,25 +195,34 @@ class VaultSession:
         asked = math.ceil(increment)
         asked_at = self._clock()
         work = partial(endpoints.renew, lease_id=lease.id, increment=asked)
-        extension = await self._ask(work, self.token, timeout)
+        extension = await self._ask(work, "sys/leases/renew", self.token, timeout)
         return lease.renewed(granted_at=asked_at, ttl=extension.ttl, asked=asked, renewable=extension.renewable)
 
     async def lookup(self, lease: Lease, *, timeout: float) -> float:
         """Seconds that the lease has left, by Vault's count. Raises LeaseLost."""
-        return await self._ask(partial(endpoints.look_up, lease_id=lease.id), self.token, timeout)
+        return await self._ask(partial(endpoints.look_up, lease_id=lease.id), "sys/leases/lookup", self.token, timeout)
 
     async def revoke(self, lease: Lease, *, timeout: float) -> None:
         """Revoke the lease and drop its role now; no error where it is gone already. Raises BackendUnavailable, VaultRefused."""
-        await self._ask(partial(endpoints.revoke, lease_id=lease.id), self.token, timeout)
+        await self._ask(partial(endpoints.revoke, lease_id=lease.id), "sys/leases/revoke", self.token, timeout)
 
     async def check_token(self, *, timeout: float | None = None) -> bool:
-        """False if the current token is dead; the session then logs in again. VaultUnavailable where nobody can tell."""
+        """False if the current token is dead; the session then logs in again. VaultUnavailable where nobody can tell now.
+
+        One that never could look itself up is not taken for dead because it can't.
+        """
         token = self.token
         asked_at = self._clock()
+        sees = self._tokens.sees_itself(token.serial)
+        work = endpoints.look_up_self if sees else endpoints.look_at_self
         try:
-            seen = await self._ask(endpoints.look_up_self, token, self._timeout if timeout is None else timeout)
+            seen = await self._ask(work, LOOK_SELF, token, self._timeout if timeout is None else timeout)
         except TokenInvalid:
             return False
+        except PermissionDenied:
+            self._tokens.believe()
+            return True
+        self._tokens.sight(token.serial)
         if self._login.supply != "proxied":
             self._tokens.see(token.serial, seen, asked_at)
         elif self._tokens.same(seen):
@@ -284,7 +299,16 @@ class VaultSession:
             self._answered(error)
             raise
         self._answered(None)
-        return self._adopt(grant, asked_at)
+        token = self._adopt(grant, asked_at)
+        if not grant.seen and token.uses is None:
+            await self._look(token)
+        return token
+
+    async def _look(self, token: Token) -> None:
+        """Whether it may look itself up, while it is new and so lives: where it may not, a 403 of that says nothing later on."""
+        with suppress(VaultError):
+            await self._calls.call(endpoints.look_at_self, token=token.secret, timeout=min(QUICK, self._timeout))
+            self._tokens.sight(token.serial)
 
     def _adopt(self, grant: Grant, asked_at: Instant) -> Token:
         token = self._tokens.adopt(grant, asked_at)
@@ -299,7 +323,7 @@ class VaultSession:
         asked_at = self._clock()
         timeout = call_timeout(token.end - asked_at, most=self._timeout)
         try:
-            extension = await self._ask(partial(endpoints.renew_self, increment=asked), token, timeout)
+            extension = await self._ask(partial(endpoints.renew_self, increment=asked), RENEW_SELF, token, timeout)
         except TokenInvalid:
             return self._tokens.of(token.serial)
         except VaultError as error:
@@ -324,8 +348,10 @@ class VaultSession:
         if self._tokens.bury(serial):
             self._emit(TokenLost(method=self._login.method, serial=serial, why=why))
 
-    async def _ask(self, work: Callable[[Client], T], token: Token, timeout: float, *, undo: Undo[T] | None = None) -> T:
-        asked = partial(endpoints.telling_dead_from_denied, work)
+    async def _ask(
+        self, work: Callable[[Client], T], path: str, token: Token, timeout: float, *, undo: Undo[T] | None = None
+    ) -> T:
+        asked = partial(endpoints.telling_dead_from_denied, work) if self._rights.tell(token.serial, path) else work
 
         def call(seconds: float) -> Awaitable[T]:
             return self._calls.call(asked, token=token.secret, timeout=seconds, undo=undo)
@@ -341,6 +367,7 @@ class VaultSession:
                     self.lose_token(token.serial, str(error))
                 raise
             self._tokens.spend(token.serial, 1)
+            self._rights.note(path)
             self._answered(None)
             return result
 
@@ -368,10 +395,14 @@ class VaultSession:
                 await self._calls.call(endpoints.ask_health, token=None, timeout=timeout)
             else:
                 await self._calls.call(endpoints.look_up_self, token=token.secret, timeout=timeout)
+                self._tokens.sight(token.serial)
         except VaultUnavailable:
             raise
+        except TokenInvalid as error:
+            if token is not None and self._tokens.sees_itself(token.serial):
+                self.lose_token(token.serial, str(error))
         except VaultError:
-            return  # of a token without that right, too: whether it is dead is for the next call to find out
+            return  # an answer all the same
 
     async def _revoke_token(self, token: Token, timeout: float) -> VaultError | None:
         """What it failed with, if it failed."""

@@ -28,6 +28,7 @@ class Tokens:
         self._increments: dict[int, float | None] = {}
         self._identities: dict[int, str] = {}
         self._dead: set[int] = set()
+        self._sighted: set[int] = set()
         self._serial = 0
         self._listeners: list[TokenListener] = []
         self._changed = asyncio.Event()
@@ -60,6 +61,15 @@ class Tokens:
     def dead(self, serial: int) -> bool:
         return serial in self._dead
 
+    def sees_itself(self, serial: int) -> bool:
+        """It has looked itself up once: where it no longer may, it is dead."""
+        return serial in self._sighted
+
+    def sight(self, serial: int) -> None:
+        """The token has looked itself up."""
+        if serial in self._known:
+            self._sighted.add(serial)
+
     def increment(self, token: Token) -> float | None:
         """Seconds to ask a renewal of the token for, never so few that it would end sooner. None leaves it to Vault."""
         wanted = self._increments.get(token.serial)
@@ -83,6 +93,8 @@ class Tokens:
         self._identities[token.serial] = grant.identity
         self._increments[token.serial] = grant.increment
         self._keep(token)
+        if grant.seen:
+            self.sight(token.serial)
         return token
 
     def extend(self, serial: int, extension: Extension, *, granted_at: Instant, asked: float | None) -> Token:
@@ -114,6 +126,10 @@ class Tokens:
         """Let the current token be looked up before anything else is done with it."""
         self.doubted = True
         self._move()
+
+    def believe(self) -> None:
+        """Nobody can tell more of it."""
+        self.doubted = False
 
     def same(self, grant: Grant) -> bool:
         """The grant is one of the current token, and no new one."""
@@ -174,6 +190,7 @@ class Tokens:
             self._increments.pop(serial, None)
             self._identities.pop(serial, None)
             self._dead.discard(serial)
+            self._sighted.discard(serial)
 
     def revocable(self) -> list[Token]:
         """Those that we logged in for and that still live."""
