@@ -257,7 +257,7 @@ async def test_no_right_on_the_role(mount: Mount) -> None:
 
 async def test_postgres_unreachable(mount: Mount, database: DatabaseView) -> None:
     settings = settings_for(mount, conninfo=f"host=127.0.0.1 port={closed_port()} dbname=app", build_timeout=1.0)
-    sentence = await fails(settings.model_copy(update={"start_timeout": 1.0}), errors.DatabaseUnavailable)
+    sentence = await fails(settings.model_copy(update={"start_timeout": 2.0}), errors.DatabaseUnavailable)
     assert "127.0.0.1" in sentence
     assert leftovers(mount, database) == ([], 0)
 

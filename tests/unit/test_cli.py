@@ -228,6 +228,18 @@ def test_a_vault_that_is_away_is_told_of_with_since_when_and_why() -> None:
     assert "vault=unreachable vault_error='Vault at https://vault:8200 is sealed'" in line
 
 
+def test_a_token_that_has_to_be_replaced_by_hand_is_told_of_with_what_to_do() -> None:
+    survey = survey_of(serving())
+    [manager] = survey.report.managers
+    assert manager.vault is not None
+    vault = manager.vault.model_copy(update={"token_trouble": "the token ends soon"})
+    survey = replace(survey, report=Report(managers=(manager.model_copy(update={"vault": vault}),)))
+
+    assert "  the token ends soon\n" in rendered(survey)
+    [line] = lines(survey)
+    assert "vault=reachable token_trouble='the token ends soon'" in line
+
+
 def test_an_error_is_shown_in_full_however_narrow_the_terminal() -> None:
     error = " ".join(f"word{number}" for number in range(40))
     shown = rendered(survey_of(serving(error=error)), width=50)

@@ -78,6 +78,7 @@ def test_the_json_is_the_documented_one() -> None:
                     "unreachable_since": None,
                     "last_error": None,
                     "answered_at": None,
+                    "token_trouble": None,
                 },
                 "databases": [
                     {
@@ -148,10 +149,10 @@ def test_health_of_a_database(state: State, leased: LeaseStatus | None, expected
 def test_the_worst_part_decides_the_health_of_a_manager() -> None:
     well, ill, dead = database(leased=lease()), database("degraded", leased=lease()), database("failed")
 
-    assert health(vault_reachable=True, databases=[well, well]) == "healthy"
-    assert health(vault_reachable=False, databases=[well]) == "degraded"
-    assert health(vault_reachable=True, databases=[ill, well]) == "degraded"
-    assert health(vault_reachable=False, databases=[well, dead, ill]) == "critical"
+    assert health(vault_well=True, databases=[well, well]) == "healthy"
+    assert health(vault_well=False, databases=[well]) == "degraded"
+    assert health(vault_well=True, databases=[ill, well]) == "degraded"
+    assert health(vault_well=False, databases=[well, dead, ill]) == "critical"
 
 
 @pytest.mark.parametrize(

@@ -57,6 +57,8 @@ def _vault(vault: VaultStatus | None) -> Iterator[RenderableType]:
     yield Padding(Text.assemble(f"Vault {printable(vault.address)} ", answers, f", {token}"), (0, 0, 0, 2))
     if vault.last_error:
         yield Padding(Text(printable(vault.last_error), "red"), (0, 0, 0, 2))
+    if vault.token_trouble:
+        yield Padding(Text(printable(vault.token_trouble), "red"), (0, 0, 0, 2))
 
 
 def _answer(vault: VaultStatus) -> str:
@@ -194,6 +196,8 @@ def _line(manager: Status, database: DatabaseStatus) -> str:
     facts.append(f"rotations={database.rotations} draining={len(database.draining)} vault={_reachable(manager)}")
     if manager.vault is not None and manager.vault.last_error:
         facts.append(f"vault_error={manager.vault.last_error!r}")
+    if manager.vault is not None and manager.vault.token_trouble:
+        facts.append(f"token_trouble={manager.vault.token_trouble!r}")
     if database.last_error:
         facts.append(f"last_error={database.last_error!r}")
     return printable(" ".join(facts))

@@ -68,6 +68,11 @@ class Ledger:
         tenure = self._tenure
         if tenure.session is not None:
             await tenure.session.settled(timeout=tenure.vault_timeout)
+            if tenure.settings.from_vault and tenure.session.token_ended:
+                # Vault may still grant one in the token's last second. It would end with it.
+                raise TokenInvalid(
+                    "the token has ended, and no other has come: give another in its place, and start anew if it is no file"
+                )
         if self.full:
             with suppress(TimeoutError):
                 async with asyncio.timeout(call_timeout(tenure.left, most=tenure.vault_timeout)):

@@ -42,7 +42,7 @@ def snapshot(
     vault = _vault(settings, session, now)
     return Status(
         pid=os.getpid(),
-        health=health(vault is None or vault.reachable, databases),
+        health=health(vault is None or vault.well, databases),
         started_at=started_at,
         vault=vault,
         databases=databases,
@@ -62,6 +62,20 @@ def _vault(settings: Settings, session: VaultSession | None, now: Instant) -> Va
         unreachable_since=wall(outage.since, now) if outage is not None else None,
         last_error=str(outage.error) if outage is not None else None,
         answered_at=wall(answered_at, now) if answered_at is not None else None,
+        token_trouble=_token_trouble(session, now),
+    )
+
+
+def _token_trouble(session: VaultSession | None, now: Instant) -> str | None:
+    try:
+        if session is None or not session.token_ending:
+            return None
+    except NotRunning:
+        return None
+    what = "has ended" if session.token.end <= now else "ends soon"
+    return (
+        f"the token that was given by hand {what}, and nothing brings another: "
+        "start anew with another VAULT_TOKEN, or with a login that can be repeated (VAULT_PG_AUTH)"
     )
 
 

@@ -40,9 +40,15 @@ class VaultStatus(_Part):
     unreachable_since: datetime | None = None
     """When the first call failed for want of an answer; None while Vault answers."""
     last_error: str | None = None
+    """What the latest call or probe failed with; None while Vault answers."""
     answered_at: datetime | None = None
     """When Vault last answered anything; while all is well it is asked for nothing but leases and tokens."""
-    """What the latest call or probe failed with; None while Vault answers."""
+    token_trouble: str | None = None
+    """Why the token that ends soon, or has ended, has to be replaced by hand; None while it need not be."""
+
+    @property
+    def well(self) -> bool:
+        return self.reachable and self.token_trouble is None
 
 
 class LeaseStatus(_Part):
@@ -109,9 +115,9 @@ class DatabaseStatus(_Part):
         return "degraded" if self.state == "degraded" else "healthy"
 
 
-def health(vault_reachable: bool, databases: Iterable[DatabaseStatus]) -> Health:
-    """The health of a manager: its worst database's, and at best degraded while Vault does not answer."""
-    found: list[Health] = ["healthy" if vault_reachable else "degraded", *(database.health for database in databases)]
+def health(vault_well: bool, databases: Iterable[DatabaseStatus]) -> Health:
+    """The health of a manager: its worst database's, and at best degraded while Vault does not answer or nothing replaces its token."""
+    found: list[Health] = ["healthy" if vault_well else "degraded", *(database.health for database in databases)]
     return max(found, key=EXIT_CODES.__getitem__)
 
 

@@ -22,7 +22,7 @@ from vault_pg.events import (
     TokenRevoked,
 )
 from vault_pg.lease import Credential, Lease, Token
-from vault_pg.schedule import call_timeout
+from vault_pg.schedule import call_timeout, renew_point
 from vault_pg.settings import VaultSettings
 from vault_pg.vault import endpoints
 from vault_pg.vault.answers import origin
@@ -110,6 +110,19 @@ class VaultSession:
     def token_of(self, serial: int) -> Token:
         """A token as last known, old ones too. A dead one has ended. KeyError once it is forgotten."""
         return self._tokens.of(serial)
+
+    @property
+    def token_ended(self) -> bool:
+        """The current token has ended by our count, and another has to come from elsewhere."""
+        return self._login.supply != "repeatable" and self._clock() >= self.token.end
+
+    @property
+    def token_ending(self) -> bool:
+        """The time to renew or replace the current token is over, it was given by hand, and nothing moves its end."""
+        token = self.token
+        if self._login.supply != "given" or token.ttl is None or token.extendable:
+            return False
+        return self._clock() >= renew_point(token.granted_at, token.ttl, 1.0)
 
     @property
     def old_serials(self) -> frozenset[int]:
