@@ -7,6 +7,7 @@ import contextlib
 import itertools
 import random
 from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import pytest
 from pydantic import SecretStr
@@ -221,6 +222,18 @@ async def test_without_the_right_to_renew_itself_a_token_is_replaced_before_its_
     assert isinstance(failure, TokenRenewalFailed)
     assert failure.retry_in_seconds is None
     assert 'path "auth/token/renew-self"' in failure.error
+
+
+@pytest.mark.parametrize("answer", [Refusal(500, "failed to renew entry: policies have changed, not renewing"), {}])
+async def test_a_token_whose_user_has_changed_is_replaced_before_its_end(answer: Any) -> None:
+    """Vault says so by an error of its own, or, where the user is gone, by 204."""
+    world = World(APPROLE, draw=0.5)
+    world.vault.paths[RENEW] = answer
+    async with world.running():
+        await until(19)
+        assert world.session.token.serial == 2
+    assert world.told(TokenLost) == []
+    assert len(world.told(TokenRenewalFailed)) == 1
 
 
 async def test_tokens_that_die_right_away_do_not_make_a_hot_loop_of_logins() -> None:

@@ -123,6 +123,14 @@ RULES = (
     ),
     # Older servers say "lease not found or lease is not renewable" of an unknown lease, and of a root token.
     _Rule(NotRenewable, "{vault} cannot renew the token: {said}", _BAD, "renew|invalid lease", path=r"^auth/token/renew"),
+    # No later renewal will work either, and a new login may.
+    _Rule(
+        NotRenewable,
+        "{vault} renews the token no more, because what it was given for has changed since: {said}",
+        (500,),
+        r"policies have changed|does not exist|role.* not found|not matching client identity",
+        path=r"^auth/token/renew",
+    ),
     _Rule(
         MountNotFound,
         "{vault} does not know the namespace ({said}): correct VAULT_NAMESPACE",

@@ -10,7 +10,7 @@ from urllib.parse import quote
 import hvac
 from pydantic import BaseModel, Field, SecretStr, ValidationError
 
-from vault_pg.errors import LeaseLost, PermissionDenied, TokenInvalid, VaultUnavailable
+from vault_pg.errors import LeaseLost, NotRenewable, PermissionDenied, TokenInvalid, VaultUnavailable
 from vault_pg.vault.answers import Question, nonsense, origin
 
 Client: TypeAlias = hvac.Client
@@ -153,6 +153,8 @@ def revoke(client: Client, lease_id: str) -> None:
 def renew_self(client: Client, increment: float | None) -> Extension:
     """Make the client's token end `increment` seconds from now, rounded up to whole ones."""
     answer = client.auth.token.renew_self(None if increment is None else math.ceil(increment))
+    if not answer:  # 204 is what Vault has to say of a token whose user or role is gone
+        raise NotRenewable(f"Vault at {origin(client.url)} renews the token no more: the user or role that logged in is gone")
     return _understood(client, Extension, answer.get("auth"), "auth/token/renew-self")
 
 
