@@ -24,7 +24,7 @@ from vault_pg.events import Event
 OUTAGE = 0.5
 """Seconds; nothing is asserted of what happens in them."""
 
-VAULT_TIMEOUT = 1.0
+VAULT_TIMEOUT = 3.0
 
 
 @dataclass

@@ -43,7 +43,7 @@ class Scale:
     draw: Callable[[], float]
 
 
-SHORT = Scale(ttl=20, outage=3.0, lead=1.5, slow=1.5, vault_timeout=1.0, back_within=50.0, draw=lambda: 0.05)
+SHORT = Scale(ttl=20, outage=3.0, lead=1.5, slow=4.0, vault_timeout=3.0, back_within=50.0, draw=lambda: 0.05)
 """With that luck a renewal comes after little more than a quarter of the TTL, and the outage is over with half of it left."""
 
 LETTER = Scale(ttl=60, outage=30.0, lead=18.0, slow=10.0, vault_timeout=9.0, back_within=5.0, draw=random.random)

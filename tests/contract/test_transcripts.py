@@ -123,7 +123,7 @@ def near_max(world: World) -> Before:
 
 
 def expiring_parent(world: World) -> Before:
-    return Before(values=lease_values(world.lease("long", world.token(ttl="1s", policies=["root"]))), until=refused)
+    return Before(values=lease_values(world.lease("long", world.token(ttl="4s", policies=["root"]))), until=refused)
 
 
 def revoked_parent(world: World) -> Before:

@@ -76,10 +76,10 @@ def test_bodies_of_any_kind(dev_vault: DevVault, client: hvac.Client) -> None:
 def test_sealed_it_answers_503_and_ends_nothing(
     dev_vault: DevVault, make_mount: Callable[..., Mount], database: DatabaseView, client: hvac.Client
 ) -> None:
-    mount = make_mount(default_ttl=2)
+    mount = make_mount(default_ttl=4)
     lease = issue(mount)
     dev_vault.faults.seal()
-    due = time.monotonic() + 2
+    due = time.monotonic() + 4
     for call in (client.auth.token.lookup_self, lambda: issue(mount), lambda: client.sys.renew_lease(lease)):
         with pytest.raises(exceptions.VaultDown, match="Vault is sealed"):
             call()
@@ -156,7 +156,7 @@ def test_a_token_is_killed_by_id_or_accessor(dev_vault: DevVault, mount: Mount, 
 def test_stopped_it_refuses_and_started_again_it_remembers(
     dev_vault: DevVault, make_mount: Callable[..., Mount], database: DatabaseView, client: hvac.Client
 ) -> None:
-    lasting, ending = make_mount(), make_mount(default_ttl=3)
+    lasting, ending = make_mount(), make_mount(default_ttl=4)
     kept, lost = issue(lasting), issue(ending)
     address = dev_vault.address
     dev_vault.stop()
@@ -301,12 +301,12 @@ def test_a_grant_is_cut_short_and_the_lease_really_ends_then(
 ) -> None:
     mount = make_mount(default_ttl=60, max_ttl=3600)
     lease = issue(mount)
-    with dev_vault.faults.truncate_grants(2):
+    with dev_vault.faults.truncate_grants(4):
         answer = mount.root.sys.renew_lease(lease, 60)
-        assert answer["lease_duration"] == 2
-        assert answer["warnings"] == ['TTL of "1m" exceeded the effective max_ttl of "2s"; TTL value is capped accordingly']
+        assert answer["lease_duration"] == 4
+        assert answer["warnings"] == ['TTL of "1m" exceeded the effective max_ttl of "4s"; TTL value is capped accordingly']
         short = mount.root.secrets.database.generate_credentials("app", mount_point=mount.path)
-        assert short["lease_duration"] == 2
+        assert short["lease_duration"] == 4
         assert len(database.roles()) == 2
     until(lambda: not database.roles(), "both have ended")
     assert mount.root.secrets.database.generate_credentials("app", mount_point=mount.path)["lease_duration"] == 60

@@ -87,7 +87,7 @@ def test_names_say_who_asked_for_which_role(make_mount: MakeMount) -> None:
 def test_roles_end_on_time_and_an_open_session_shows_how(
     make_mount: MakeMount, postgres: EmbeddedPostgres, database: DatabaseView
 ) -> None:
-    mount = make_mount(default_ttl=2, max_ttl=4)
+    mount = make_mount(default_ttl=4, max_ttl=8)
     issued = issue(mount)
     with log_in(postgres, issued) as conn:
         until(lambda: not database.roles(), "the lease has ended")
@@ -116,10 +116,10 @@ def test_a_renewal_sets_the_end_and_moves_valid_until(mount: Mount, database: Da
 
 
 def test_max_ttl_cuts_a_renewal_and_ends_the_lease(make_mount: MakeMount, database: DatabaseView) -> None:
-    mount = make_mount(default_ttl=2, max_ttl=4)
+    mount = make_mount(default_ttl=4, max_ttl=5)
     issued = issue(mount)
     answer = mount.root.sys.renew_lease(issued.lease, increment=100)
-    assert answer["lease_duration"] <= 4
+    assert answer["lease_duration"] <= 5
     assert "exceeded the effective max_ttl" in answer["warnings"][0]
     until(lambda: not database.roles(), "renewed or not, the lease ends")
     with pytest.raises(exceptions.InvalidRequest, match="lease not found"):
@@ -127,7 +127,7 @@ def test_max_ttl_cuts_a_renewal_and_ends_the_lease(make_mount: MakeMount, databa
 
 
 def test_a_lease_dies_with_the_token_that_asked_for_it(mount: Mount, database: DatabaseView) -> None:
-    short = issue(mount, mount.client(mount.token(ttl="2s")))
+    short = issue(mount, mount.client(mount.token(ttl="4s")))
     assert short.ttl == 3600
     other = issue(mount)
     until(lambda: database.roles() == {other.username}, "the token has ended, and its lease with it")
