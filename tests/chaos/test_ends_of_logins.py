@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 
 import pytest
@@ -38,7 +39,8 @@ def test_a_login_that_never_returns_does_not_hold_up_the_end_of_the_program(moun
     out, err = process.communicate(timeout=60)
     assert process.returncode == 1
     assert set(out.split("\n")) == {"logging in", ""}
-    assert "did not" in err.splitlines()[-1]
+    # The start gives up for the login's own time-out or, where the machine has held that up, for the start's.
+    assert re.search("did not|took longer than start_timeout", err.splitlines()[-1])
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
