@@ -145,6 +145,7 @@ async def test_a_replace_by_another_database_goes_on_there(
     async with holding(make_pool()) as holder, holder.listen("jobs") as stream:
         async with await psycopg.AsyncConnection.connect(conninfo, autocommit=True) as here:
             await send(here, "old")
+        await eventually(lambda: stream.pending == 1)
         replacement = await holder.replace(pool_of(elsewhere), drain_timeout=LONG)
         assert (await replacement.drained).cut_off == ()
         async with await psycopg.AsyncConnection.connect(elsewhere, autocommit=True) as there:
@@ -156,7 +157,7 @@ async def test_a_replace_by_another_database_goes_on_there(
 async def test_a_lost_connection_is_replaced_and_the_gap_is_told(proxy: Proxy, conninfo: str, sender: Conn, fault: str) -> None:
     events: list[Event] = []
     async with holding(pool_of(proxy.conninfo(conninfo)), listener=events.append) as holder:
-        heartbeat = 0.2 if fault == "silence" else 30.0
+        heartbeat = 2.0 if fault == "silence" else 30.0  # long enough for a busy machine to answer the first ones in
         async with holder.listen("jobs", gaps=True, heartbeat=heartbeat) as stream:
             await send(sender, "before")
             assert (await anext(stream)) == Notify("jobs", "before", sender.info.backend_pid)
