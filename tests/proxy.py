@@ -28,6 +28,7 @@ class Proxy:
     struck: int = 0
     _writers: set[asyncio.StreamWriter] = field(default_factory=set)
     _deaf: set[asyncio.StreamWriter] = field(default_factory=set)
+    _serving: set[asyncio.Task[None] | None] = field(default_factory=set)
 
     def conninfo(self, of: str) -> str:
         return make_conninfo(of, host="127.0.0.1", port=self.port, sslmode="disable", gssencmode="disable")
@@ -44,27 +45,39 @@ class Proxy:
         self._deaf |= self._writers
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._serving.add(task := asyncio.current_task())
+        try:
+            await self._connect(reader, writer)
+        finally:  # also of a client that went before the server was reached: Python tells of a transport that nobody closes
+            writer.transport.abort()
+            self._serving.discard(task)
+
+    async def end(self) -> None:
+        serving = [task for task in self._serving if task is not None]
+        for task in serving:
+            task.cancel()
+        await asyncio.gather(*serving, return_exceptions=True)
+
+    async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(OSError):
             server_reader, server_writer = await asyncio.open_connection(*self.upstream)
             both = {writer, server_writer}
             self._writers |= both
             held = asyncio.Event()
+            ways = (
+                asyncio.create_task(self._up(reader, server_writer, held)),
+                asyncio.create_task(self._down(server_reader, writer, held)),
+            )
             try:
-                done, rest = await asyncio.wait(
-                    {
-                        asyncio.create_task(self._up(reader, server_writer, held)),
-                        asyncio.create_task(self._down(server_reader, writer, held)),
-                    },
-                    return_when=asyncio.FIRST_COMPLETED,
-                )
-                for task in rest:
-                    task.cancel()
-                await asyncio.gather(*done, *rest, return_exceptions=True)
+                await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
             finally:
+                for way in ways:
+                    way.cancel()
                 self._writers -= both
                 self._deaf -= both
                 for each in both:
                     each.transport.abort()
+                await asyncio.gather(*ways, return_exceptions=True)
 
     async def _up(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, held: asyncio.Event) -> None:
         while data := await reader.read(65536):
@@ -98,5 +111,4 @@ async def proxy_to(postgres: EmbeddedPostgres) -> AsyncIterator[Proxy]:
         yield proxy
     finally:
         server.close()
-        proxy.cut()
-        await asyncio.sleep(0)
+        await proxy.end()

@@ -117,7 +117,7 @@ def test_a_node_that_swallows_requests_is_asked_last_the_next_time() -> None:
     with listening(swallow) as deaf, listening(WELL) as well:
         settings = VaultSettings(address=f"{deaf},{well}")
         nodes = Nodes(settings.addresses)
-        client = connect(settings, time.monotonic() + 0.5, nodes=nodes)
+        client = connect(settings, time.monotonic() + 2.0, nodes=nodes)
         with pytest.raises(VaultUnavailable, match="did not answer"):
             client.auth.token.lookup_self()
         client.adapter.close()
