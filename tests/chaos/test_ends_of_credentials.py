@@ -18,6 +18,7 @@ from tests.waiting import eventually
 from vault_pg import NoCredential
 from vault_pg.dev import DevVault, EmbeddedPostgres, RoleSpec
 from vault_pg.events import CredentialExpired
+from vault_pg.manager import keeper
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,10 +29,12 @@ class Promise:
     refused_within: float
     back_within: float
     mended_within: float
+    grace: float
+    """So long do checkouts wait for what replaces a lost lease, before they are refused."""
 
 
-LETTER = Promise(ttl=60, refused_within=0.1, back_within=5.0, mended_within=3.0)
-RELAXED = Promise(ttl=4, refused_within=15.0, back_within=50.0, mended_within=30.0)
+LETTER = Promise(ttl=60, refused_within=0.1, back_within=5.0, mended_within=3.0, grace=keeper.LOST_GRACE)
+RELAXED = Promise(ttl=4, refused_within=15.0, back_within=50.0, mended_within=30.0, grace=30.0)
 
 promises = pytest.mark.parametrize(
     "promise", [pytest.param(RELAXED, id="relaxed"), pytest.param(LETTER, id="to the letter", marks=pytest.mark.slow)]
@@ -109,8 +112,12 @@ def drop_the_role(scene: Scene, service: Service) -> None:
 @promises
 @pytest.mark.parametrize("kill", [revoke_the_lease, revoke_the_token, restart_postgres, drop_the_role])
 async def test_what_ends_behind_the_services_back_is_mended_in_a_moment(
-    make_scene: Callable[[int], Scene], promise: Promise, kill: Callable[[Scene, Service], None], database: DatabaseView
+    make_scene: Callable[[int], Scene],
+    promise: Promise,
+    kill: Callable[[Scene, Service], None],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(keeper, "LOST_GRACE", promise.grace)
     scene = make_scene(3600)
     loop = asyncio.get_running_loop()
     async with under_load(settings_of(scene.mount)) as service:
