@@ -37,7 +37,8 @@ TERMINATED, INTERRUPTED = "SystemExit 143", "KeyboardInterrupt"
 
 def assert_nothing_left(mount: Mount, database: DatabaseView) -> None:
     assert mount.leases() == []
-    assert (database.sessions(), database.roles()) == (0, set())
+    until(lambda: database.sessions() == 0, "PostgreSQL has ended the sessions")
+    assert database.roles() == set()
 
 
 def lived(process: subprocess.Popen[str], plans: Iterable[Plan]) -> list[Outcome]:

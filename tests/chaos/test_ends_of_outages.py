@@ -248,6 +248,7 @@ async def test_an_outage_at_the_worst_moment_leaves_nothing_once_all_is_back(
     if unknown:
         await eventually(lambda: mount.leases() == [], "Vault has ended the lease after its token")
     assert mount.leases() == []
-    assert (database.roles(), database.sessions()) == (set(), 0)
+    await eventually(lambda: database.sessions() == 0, "PostgreSQL has ended the sessions")
+    assert database.roles() == set()
     # To end that lease the session logs in anew, and the answer to a login may be lost as well: that token has no lease.
     assert unknown or tokens(mount) == before
