@@ -11,13 +11,13 @@ from typing import Any
 
 import psycopg
 import pytest
-from psycopg_pool import AsyncNullConnectionPool, PoolTimeout
+from psycopg_pool import AsyncNullConnectionPool, PoolClosed, PoolTimeout
 
 from tests.pools import PATIENCE, Holder, MakePool, Role, holding
 from tests.waiting import LONG, eventually
 from vault_pg import HotSwapPool
 from vault_pg.dev import EmbeddedPostgres
-from vault_pg.pool import handover, idle
+from vault_pg.pool import CheckoutRefused, handover, idle
 from vault_pg.pool.check import checked
 
 NEVER = 36000.0
@@ -234,3 +234,83 @@ async def test_a_check_that_takes_longer_than_the_timeout_hands_out_no_severed_c
         async with holder.connection(PATIENCE) as conn:
             await conn.execute("select 1")
         await eventually(lambda: holder.in_use == 0)
+
+
+@pytest.mark.parametrize("end", ["replace", "refuse", "finish"])
+@pytest.mark.parametrize("way", ["getconn", "try_connection"])
+async def test_a_check_that_outlasts_the_drain_hands_out_nothing_of_that_pool(make_pool: MakePool, way: str, end: str) -> None:
+    begun, go = asyncio.Event(), asyncio.Event()
+
+    async def check(_: psycopg.AsyncConnection[Any]) -> None:
+        begun.set()
+        await go.wait()
+
+    async with holding(make_pool(min_size=1, max_size=1, check=check)) as holder:
+
+        async def take() -> int | None:
+            if way == "getconn":
+                async with holder.connection(PATIENCE) as conn:
+                    return holder.connection_info(conn).generation
+            async with holder.try_connection() as found:
+                return None if found is None else holder.connection_info(found).generation
+
+        old, client = holder._current, asyncio.create_task(take())
+        await begun.wait()
+        if end == "replace":
+            replacement = await holder.replace(make_pool(), drain_timeout=0.0)
+            (cut_off,) = (await replacement.drained).cut_off
+            assert "the check" in cut_off
+        elif end == "refuse":
+            holder.refuse("no credential for anybody")
+            await holder.drained()
+        else:
+            await holder.finish(0.0)
+        go.set()
+        if end == "replace":
+            assert await client in ((2,) if way == "getconn" else (2, None))
+        else:
+            with pytest.raises(CheckoutRefused if end == "refuse" else PoolClosed):
+                await client
+        assert old.in_use == 0
+
+
+async def test_a_login_that_outlasts_the_drain_of_a_null_pool_is_not_handed_out(conninfo: str) -> None:
+    begun, go = asyncio.Event(), asyncio.Event()
+
+    async def configure(_: psycopg.AsyncConnection[Any]) -> None:
+        begun.set()
+        await go.wait()
+
+    go.set()
+    null: AsyncNullConnectionPool[psycopg.AsyncConnection[Any]] = AsyncNullConnectionPool(
+        conninfo, max_size=2, open=False, configure=configure
+    )
+    async with holding(null) as holder:
+        begun.clear()
+        go.clear()
+        client = asyncio.create_task(holder.getconn(PATIENCE))
+        await begun.wait()
+        fresh: AsyncNullConnectionPool[psycopg.AsyncConnection[Any]] = AsyncNullConnectionPool(conninfo, max_size=2, open=False)
+        replacement = await holder.replace(fresh, drain_timeout=0.0)
+        assert not (await replacement.drained).cut_off
+        go.set()
+        conn = await client
+        assert holder.connection_info(conn).generation == 2
+        await holder.putconn(conn)
+
+
+async def test_the_deadline_of_a_drain_cuts_off_a_check_of_idle_connections_that_hangs(
+    make_pool: MakePool, postgres: EmbeddedPostgres
+) -> None:
+    async with holding(make_pool(min_size=1, max_size=1)) as holder:
+        async with holder.connection(PATIENCE) as conn:
+            pid = conn.info.backend_pid
+        with silent(pid):
+            checking = asyncio.create_task(holder.check())
+            await eventually(lambda: holder._current.in_use)
+            replacement = await holder.replace(make_pool(), drain_timeout=0.0)
+            (cut_off,) = (await replacement.drained).cut_off
+            assert "the check" in cut_off
+            async with asyncio.timeout(LONG):
+                await checking
+        await gone(postgres, pid)

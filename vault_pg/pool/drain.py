@@ -50,7 +50,9 @@ async def drain(
     if not await generation.idle_by_deadline():
         cut_off = tuple(str(borrow) for borrow in borrows())
         cut_off += tuple(f"the return (rollback, reset hook) of {conn}" for conn in generation.returning)
-        overdue(cut_off)
+        cut_off += tuple(f"the check of {conn}" for conn in generation.asked)
+        if cut_off:  # else it is a login, which ends by itself
+            overdue(cut_off)
         await _cut_off(generation, borrows)
     if generation.leaving:
         await asyncio.wait(generation.leaving)
@@ -58,7 +60,7 @@ async def drain(
 
 
 async def _cut_off(generation: Generation[ACT], borrows: Callable[[], Sequence[Borrow[ACT]]]) -> None:
-    out = (*(borrow.conn for borrow in borrows()), *generation.returning)
+    out = (*(borrow.conn for borrow in borrows()), *generation.returning, *generation.asked)
     running = [conn for conn in out if conn.pgconn.transaction_status == TransactionStatus.ACTIVE]
     if running:
         left = generation.in_use - len(running)
@@ -66,5 +68,5 @@ async def _cut_off(generation: Generation[ACT], borrows: Callable[[], Sequence[B
         with suppress(TimeoutError):  # who was woken by that may still return the connection in order
             async with asyncio.timeout(CUT_GRACE):
                 await generation.until(left)
-    for conn in (*(borrow.conn for borrow in borrows()), *generation.returning):
+    for conn in (*(borrow.conn for borrow in borrows()), *generation.returning, *generation.asked):
         sever(conn)

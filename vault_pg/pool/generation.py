@@ -137,6 +137,11 @@ class Generation(Upkeep[ACT]):
         """Until the deadline; 0 where it is over, or there is none."""
         return 0.0 if self.deadline is None else max(0.0, self.deadline - self._now())
 
+    @property
+    def overdue(self) -> bool:
+        """The deadline of its drain is over: who has no connection of it by now gets none, for nobody would cut that off."""
+        return self.retired and self.deadline is not None and self.seconds_left <= 0.0
+
     def hurry(self, deadline: float) -> None:
         """Let the drain end by `deadline` (loop time), if that is sooner."""
         if self.deadline is None or deadline < self.deadline:

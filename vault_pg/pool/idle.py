@@ -50,6 +50,10 @@ async def _take(holder: HotSwapPool[ACT], place: Place) -> ACT | None:
         generation.in_use += 1
         if generation.pool._check is not None and not await _passes(generation, conn):
             continue
+        if generation.overdue:  # its drain ended during the check
+            await holder._part_with(conn, generation)
+            holder._check_serving()
+            continue
         conn._pool = holder
         holder._borrowed[conn] = (generation, monotonic(), asyncio.current_task(), place)
         holder._stats[holder._REQUESTS_NUM] += 1

@@ -221,13 +221,17 @@ class Serving(Returns[ACT]):
                     generation = await self._place(deadline, moved=moved, queued=queued)
                     queued = True
             try:
-                return await generation.lend(deadline, queued=queued), generation
+                conn = await generation.lend(deadline, queued=queued)
             except BaseException as error:
                 self._give_back(generation)
                 if not _moved(error, generation):
                     raise
-                moved = queued = True
-                generation = None
+            else:
+                if not generation.overdue:
+                    return conn, generation
+                await self._part_with(conn, generation)  # a check, or a login, that took longer than the drain
+            moved = queued = True
+            generation = None
 
     async def _place(self, deadline: float, *, moved: bool, queued: bool) -> Generation[ACT]:
         """Wait in the line for a generation with room for one more checkout, already counted for the caller."""

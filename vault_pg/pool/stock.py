@@ -13,8 +13,8 @@ import asyncio
 import logging
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Coroutine
-from contextlib import suppress
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager, suppress
 from time import monotonic
 from typing import Any, Generic, TypeVar
 
@@ -55,6 +55,8 @@ class Stock(ABC, Generic[ACT]):
         """Tells which connections have to be asked first."""
         self.returning: tuple[ACT, ...] = ()
         """Connections that a rollback, a hook or a close still works on."""
+        self.asked: tuple[ACT, ...] = ()
+        """Connections that a check works on, before anybody has them."""
         self._under_way: list[asyncio.Task[Any]] = []
 
     @abstractmethod
@@ -112,7 +114,8 @@ class Stock(ABC, Generic[ACT]):
         """Ask the pool's check about a connection that is out; one that fails is put back, which leaves the caller its place."""
         conn._pool = self.pool
         try:
-            await self.pool._check_connection(conn)
+            with self._asking(conn):
+                await self.pool._check_connection(conn)
         except BaseException as error:
             if not isinstance(error, Exception):
                 conn.pgconn.finish()  # cut off in the middle: who knows what the check has left behind
@@ -121,6 +124,14 @@ class Stock(ABC, Generic[ACT]):
                 raise
             return False
         return True
+
+    @contextmanager
+    def _asking(self, conn: ACT) -> Iterator[None]:
+        self.asked += (conn,)
+        try:
+            yield
+        finally:
+            self.asked = tuple(known for known in self.asked if known is not conn)
 
     async def _obtain(self, deadline: float, *, queued: bool) -> ACT:
         pool = self.pool

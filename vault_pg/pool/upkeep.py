@@ -80,7 +80,8 @@ class Upkeep(Stock[ACT]):
         if conn._expire_at <= monotonic():
             return  # it is discarded when it is put back
         try:
-            await self.pool.check_connection(conn)
+            with self._asking(conn):
+                await self.pool.check_connection(conn)
         except BaseException as error:
             conn.pgconn.finish()
             pool_logger.warning("discarding broken connection: %s", conn)
