@@ -147,6 +147,25 @@ async def test_rotate_by_hand_and_the_holder_kept_from_start_up(mount: Mount, da
         vault_pg.get_pool()
 
 
+async def test_a_rotation_asked_for_while_the_manager_leaves_is_refused_at_once(mount: Mount) -> None:
+    manager = LeaseManager(settings_for(mount))
+    borrowed = asyncio.Event()
+
+    async def job() -> None:
+        pool = manager.get_pool()
+        async with pool.connection():
+            borrowed.set()
+            await eventually(lambda: pool.closed, "the manager leaves")
+            async with asyncio.timeout(10):
+                await manager.rotate()
+
+    async with manager:
+        working = asyncio.create_task(job())
+        await borrowed.wait()
+    with pytest.raises(NotRunning, match="stopping"):
+        await working
+
+
 async def test_connect_gives_one_leased_connection_and_leaves_nothing(mount: Mount, database: DatabaseView) -> None:
     async with vault_pg.connect(settings_for(mount)) as conn:
         await conn.execute("insert into orders (item) values ('by script')")

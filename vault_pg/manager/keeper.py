@@ -60,6 +60,7 @@ class Keeper:
         self._until: Instant = math.inf
         """When the alarm is due, on the lease clock: timers come late after a suspend, or in a loop that was blocked."""
         self._deaf: Callable[[], None] | None = None
+        self._stopping = False
 
     async def start(self, timeout: float) -> None:
         """One attempt, over within `timeout` seconds, at a first lease and a first pool, proven and full.
@@ -134,6 +135,8 @@ class Keeper:
 
     async def rotate(self) -> None:
         """Ask for a rotation now; returns when the new generation serves. Raises VaultPgError if the attempt fails."""
+        if self._stopping:
+            raise self._stopped()  # nobody would ever answer
         done = asyncio.get_running_loop().create_future()
         self.tenure.asked.append(done)
         self.tenure.wake()
@@ -145,12 +148,16 @@ class Keeper:
             self._deaf()
         if self._alarm is not None:
             self._alarm.cancel()
-        self.tenure.answer(VaultPgError(f"the manager of database {self.name!r} is stopping"))
+        self._stopping = True
+        self.tenure.answer(self._stopped())
         await self.sweep.stop()
         if self.rotation is not None:
             await self.rotation.stop()
         if self.holder is not None:
             await self.holder.finish(drain_timeout)
+
+    def _stopped(self) -> VaultPgError:
+        return NotRunning(f"the manager of database {self.name!r} is stopping")
 
     @property
     def token_serials(self) -> set[int]:
