@@ -10,7 +10,7 @@ import pytest
 
 from tests.unit.memory_vault import Refusal, Reply
 from tests.unit.test_keeper import ISSUE, LOOK_UP, RENEW, world
-from vault_pg.events import LeaseLost, LeaseRotated
+from vault_pg.events import CredentialExpired, LeaseLost, LeaseRenewed, LeaseRotated
 
 pytestmark = pytest.mark.looptime
 
@@ -155,3 +155,17 @@ async def test_a_look_up_answered_late_does_not_lose_a_lease_that_was_renewed_si
         await asyncio.sleep(5)
         assert len(w.vault.times(RENEW)) == 1
         assert not w.of(LeaseLost, LeaseRotated)
+
+
+async def test_a_postgresql_that_falls_silent_after_the_login_keeps_no_lease_from_being_renewed() -> None:
+    async with world(ttl=60, max_ttl=86_400) as w:
+
+        async def silent(*_: object, **__: object) -> None:
+            await asyncio.sleep(36_000)
+
+        await asyncio.sleep(10)
+        w.postgres.connection_class.execute = silent
+        w.keeper.suspicion.raise_()
+        await asyncio.sleep(300)
+        assert len(w.of(LeaseRenewed)) >= 4
+        assert not w.of(CredentialExpired, LeaseLost, LeaseRotated)

@@ -22,6 +22,10 @@ ONCE_IN = 1.0
 LONGEST = 60.0
 """The same, where one after the other came to nothing: a plain lack of privilege must not ask Vault every second for ever."""
 
+SILENT = 10.0
+"""Seconds that PostgreSQL has for its answer, or half of what is left before the horizon: one that is silent after the login must not
+keep a lease from being renewed."""
+
 
 @dataclass(eq=False, slots=True)
 class _Pace:
@@ -170,7 +174,7 @@ class Suspicion:
         """Whether something was found."""
         tenure = self._tenure
         try:
-            await prove_login(lease.credential, tenure.settings)
+            await prove_login(lease.credential, tenure.settings, within=call_timeout(tenure.left, most=SILENT))
         except CredentialRejected as error:
             if not self._serves(lease):
                 return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable
 from heapq import heapify
 from inspect import isawaitable
@@ -21,12 +22,16 @@ from vault_pg.lease import Credential
 from vault_pg.place import told
 from vault_pg.pool.check import Check, checked
 from vault_pg.pool.connector import Connector, target
+from vault_pg.pool.farewell import sever
 from vault_pg.pool.faults import login_fault
 from vault_pg.settings import DatabaseSettings
 
 LONGEST_PAUSE = 3.0
 """Seconds between two attempts to replace a lost connection. psycopg_pool doubles the pause each time: a server that is back after
 minutes would be found again after as long."""
+
+MOMENT = 0.05
+"""Seconds before the deadline of a proof at which its connection is severed."""
 
 
 class LeasedPool(AsyncConnectionPool[ACT]):
@@ -162,23 +167,41 @@ async def _prove_in_time(
                 reraise=True,
             ):
                 with attempt:
-                    await _prove(connector, settings)
+                    await _prove(connector, settings, deadline)
     except TimeoutError:
         await connector.close()
-        raise connector.last_error or DatabaseUnavailable(
-            f"PostgreSQL at {target(settings.conninfo)} did not answer within {patience:.0f} s: check conninfo and server"
-        ) from None
+        raise connector.last_error or _silent(settings, patience) from None
 
 
-async def prove_login(credential: Credential, settings: DatabaseSettings, *, patience: float = 0.0) -> None:
+async def prove_login(
+    credential: Credential, settings: DatabaseSettings, *, patience: float = 0.0, within: float = math.inf
+) -> None:
     """One login and `select current_user`, to see whether the credential works; what may pass is tried again for `patience` seconds.
 
-    Raises DatabaseError; leaves no connection.
+    Without patience it is over `within` seconds, whatever the server does. Raises DatabaseError; leaves no connection.
     """
     connector = Connector(credential, settings.connection_class or psycopg.AsyncConnection)
     alone = settings.model_copy(update={"configure": None, "probe": None})
-    await (_prove_in_time(connector, alone, patience) if patience else _prove(connector, alone))
+    if patience:
+        await _prove_in_time(connector, alone, patience)
+    else:
+        await _prove_once(connector, alone, within)
     await connector.close()
+
+
+async def _prove_once(connector: Connector[Any], settings: DatabaseSettings, within: float) -> None:
+    deadline = asyncio.get_running_loop().time() + within
+    try:
+        async with asyncio.timeout_at(deadline if within < math.inf else None):
+            await _prove(connector, settings, deadline)
+    except TimeoutError:
+        raise _silent(settings, within) from None
+
+
+def _silent(settings: DatabaseSettings, seconds: float) -> DatabaseUnavailable:
+    return DatabaseUnavailable(
+        f"PostgreSQL at {target(settings.conninfo)} did not answer within {seconds:.0f} s: check conninfo and server"
+    )
 
 
 async def _run(what: str, hook: Callable[[Any], Awaitable[object]] | None, conn: psycopg.AsyncConnection[Any]) -> None:
@@ -197,12 +220,17 @@ async def _run(what: str, hook: Callable[[Any], Awaitable[object]] | None, conn:
     raise ProofFailed(f"{what} returned a {type(waiting).__name__}: make it a coroutine function (async def)")
 
 
-async def _prove(connector: Connector[Any], settings: DatabaseSettings) -> None:
-    """One login, shown to work; the pool gets the connection as its first, unless it has to configure it again."""
+async def _prove(connector: Connector[Any], settings: DatabaseSettings, deadline: float) -> None:
+    """One login, shown to work; the pool gets the connection as its first, unless it has to configure it again.
+
+    By the deadline (loop time) the caller cancels it. Of a statement psycopg then tries for ten seconds to see a good end, on a server
+    that has fallen silent too: so a moment before the connection is severed.
+    """
     try:
         conn = await connector.connect(settings.conninfo, **settings.kwargs)
     except psycopg.Error:
         raise connector.last_error or DatabaseUnavailable("PostgreSQL cannot be reached") from None
+    alarm = asyncio.get_running_loop().call_at(deadline - MOMENT, sever, conn) if deadline < math.inf else None
     try:
         await _run("the configure hook", settings.configure, conn)
         await conn.execute("select current_user")
@@ -217,6 +245,9 @@ async def _prove(connector: Connector[Any], settings: DatabaseSettings) -> None:
     except BaseException:
         await conn.close()
         raise
+    finally:
+        if alarm is not None:
+            alarm.cancel()
     if settings.configure is None and settings.probe is None:  # else it is not as new: what they set would reach a client
         connector.keep(conn)
     else:
