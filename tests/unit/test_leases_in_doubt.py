@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
+from pydantic import SecretStr
 
 from tests.unit.memory_vault import Refusal
 from tests.unit.test_keeper import ISSUE, RENEW, world
-from vault_pg import errors
+from vault_pg import LeaseManager, Settings, errors
 from vault_pg.events import CredentialExpired, IssueUnanswered, LeaseRenewed, LeaseRotated, RenewalFailed, TokenRevoked
 from vault_pg.schedule import BACKOFF_CAP
+from vault_pg.settings import DatabaseSettings, TokenAuth, VaultSettings
+from vault_pg.vault import VaultSession
 
 pytestmark = pytest.mark.looptime
 
@@ -149,3 +154,31 @@ async def test_what_never_reached_vault_costs_no_token() -> None:
         await asyncio.sleep(3600)
         assert w.vault.logins == 1
         assert not w.of(IssueUnanswered)
+
+
+async def test_a_lease_that_arrives_while_another_token_is_revoked_keeps_its_own() -> None:
+    """Asked for with a token that has been replaced since: the books know of it from its arrival on."""
+    settings = Settings(
+        vault=VaultSettings(address="https://vault.test:8200", auth=TokenAuth(token=SecretStr("hvs.1"))),
+        databases={"default": DatabaseSettings(role="app")},
+    )
+    manager = LeaseManager(settings, shared=False)
+    needed: set[int] = set()
+    manager._keepers = cast("dict[str, Any]", {"default": SimpleNamespace(token_serials=needed)})
+    forgotten: list[int] = []
+
+    class Session:
+        old_serials = frozenset({1, 2})
+
+        async def forget(self, serial: int, *, timeout: float) -> bool:
+            assert timeout > 0
+            await asyncio.sleep(5)  # Vault is slow
+            forgotten.append(serial)
+            needed.add(2)
+            return True
+
+    forgetting = asyncio.create_task(manager._forget_old(cast(VaultSession, Session())))
+    await manager._forget_tokens()
+    await asyncio.sleep(60)
+    forgetting.cancel()
+    assert forgotten == [1]

@@ -357,8 +357,11 @@ class LeaseManager:
             await self._freed.wait()
             self._freed.clear()
             for failures in itertools.count(1):
-                free = [serial for serial in session.old_serials if not self._is_needed(serial)]
-                again = [serial for serial in free if not await session.forget(serial, timeout=self.settings.vault.timeout)]
+                again = False
+                for serial in session.old_serials:
+                    # Looked at when its turn has come: while the one before was revoked an issue by this one may have been answered.
+                    if not self._is_needed(serial):
+                        again |= not await session.forget(serial, timeout=self.settings.vault.timeout)
                 if not again:
                     break
                 await asyncio.sleep(schedule.backoff(failures, self._draw(), left=math.inf))
