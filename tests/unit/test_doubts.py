@@ -169,3 +169,23 @@ async def test_a_postgresql_that_falls_silent_after_the_login_keeps_no_lease_fro
         await asyncio.sleep(300)
         assert len(w.of(LeaseRenewed)) >= 4
         assert not w.of(CredentialExpired, LeaseLost, LeaseRotated)
+
+
+async def test_a_renewal_answered_late_does_not_bring_back_a_lease_that_was_found_lost_since() -> None:
+    async with world(ttl=60, max_ttl=86_400) as w:
+        source: Any = w.keeper.tenure.source
+        renew = source.renew
+
+        async def late(*args: Any, **options: Any) -> Any:
+            source.renew = renew
+            grant = await renew(*args, **options)
+            w.leases.ends.clear()  # an operator revokes it
+            w.keeper.suspicion.raise_()
+            await asyncio.sleep(0.5)
+            return grant
+
+        source.renew = late
+        await asyncio.sleep(50)
+        assert [event.lease_id for event in w.of(LeaseLost)] == [f"{ISSUE}/1"]
+        assert await w.serves() == "v-app-2"
+        assert not w.of(CredentialExpired)

@@ -76,7 +76,7 @@ class Renewal:
         if before is None or tenure.lost is not None:
             return
         lease = await self._extended(before, tenure.left)
-        if tenure.lease is before:  # else it was replaced while it was being renewed
+        if tenure.lease is before and tenure.lost is None:  # else it was replaced, or found lost, while it was being renewed
             tenure.adopt(lease)
             self._tell_renewed(lease, before)
 
