@@ -189,3 +189,24 @@ async def test_a_renewal_answered_late_does_not_bring_back_a_lease_that_was_foun
         assert [event.lease_id for event in w.of(LeaseLost)] == [f"{ISSUE}/1"]
         assert await w.serves() == "v-app-2"
         assert not w.of(CredentialExpired)
+
+
+async def test_a_lease_that_a_node_does_not_know_yet_is_kept_while_its_pool_is_built() -> None:
+    """It is new, however old the one is that serves."""
+    async with world(ttl=10, max_ttl=86_400) as w:
+        await asyncio.sleep(20)
+        renew, unknown = w.leases.renew, [f"{ISSUE}/2"]
+
+        def behind(body: dict[str, Any]) -> Reply:
+            if body["lease_id"] in unknown:
+                unknown.clear()
+                return Refusal(400, "lease not found")
+            return renew(body)
+
+        w.vault.paths[RENEW] = behind
+        w.keeper.tenure.draw = lambda: 0.0  # renewed at a quarter of the TTL
+        w.postgres.latency = 12.0
+        await w.keeper.rotate()
+        assert not unknown
+        assert await w.serves() == "v-app-2"
+        w.postgres.latency = 0.01

@@ -59,16 +59,19 @@ class Renewal:
             else:
                 tenure.lease = tenure.lease.unrenewable()
 
-    def is_fatal(self, error: BaseException) -> bool:
-        """The lease is gone. A dead token says so only where it is the lease's own: a later one may ask for it, and die, too."""
-        lease, session = self._tenure.lease, self._tenure.session
+    def is_fatal(self, error: BaseException, lease: Lease | None = None) -> bool:
+        """The lease (the one that serves, if none is given) is gone.
+
+        A dead token says so only where it is the lease's own: a later one may ask for it, and die, too.
+        """
+        lease, session = lease or self._tenure.lease, self._tenure.session
         if isinstance(error, TokenInvalid):
             return lease is None or session is None or session.is_dead(lease.token_serial)
         return isinstance(error, LeaseIsLost) and not (lease is not None and self._tenure.is_fresh(lease))
 
-    def may_pass(self, error: BaseException) -> bool:
+    def may_pass(self, error: BaseException, lease: Lease | None = None) -> bool:
         """Asking again may help: also where the token is dead, and soon followed by another, but the lease is not."""
-        return not self.is_fatal(error) and (transient(error) or isinstance(error, (TokenInvalid, LeaseIsLost)))
+        return not self.is_fatal(error, lease) and (transient(error) or isinstance(error, (TokenInvalid, LeaseIsLost)))
 
     async def once(self) -> None:
         """One attempt. Raises VaultError."""
@@ -109,7 +112,7 @@ class Renewal:
                 before, lease = lease, await self._extended(lease, lease.end - tenure.clock())
             except VaultPgError as error:
                 failures += 1
-                if not self.may_pass(error):
+                if not self.may_pass(error, lease):
                     return
             else:
                 failures = 0
