@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from time import monotonic
 
 import psycopg
 import pytest
@@ -39,6 +40,21 @@ async def test_a_time_out_of_a_replace_tells_what_the_last_login_failed_with(mak
 
 def _nowhere() -> str:
     raise LookupError("no such server")
+
+
+async def test_the_time_of_a_replace_is_that_of_all_its_connections(make_pool: MakePool) -> None:
+    """And not of the first one, and of the others once more."""
+    pauses = iter([2.5, LONG, LONG])
+
+    async def slow(_: psycopg.AsyncConnection) -> None:
+        await asyncio.sleep(next(pauses))
+
+    async with holding(make_pool(min_size=2, max_size=4)) as holder:
+        start = monotonic()
+        with pytest.raises(PoolTimeout, match=r"incomplete after 3\.0 sec"):
+            await holder.replace(make_pool(min_size=2, max_size=4, configure=slow), timeout=3.0)
+        assert monotonic() - start < 5.0
+        assert holder.generation == 1
 
 
 async def _never(_: psycopg.AsyncConnection) -> None:

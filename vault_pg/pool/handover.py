@@ -51,19 +51,21 @@ class Handover(Generic[ACT]):
         return not any(isinstance(pool, AsyncNullConnectionPool) for pool in pools) and not self._old.pool.closed
 
     async def warm(self, timeout: float) -> None:
-        """Open the new pool, before it serves, with what traffic needs and the budget allows. Raises what its opening raises.
+        """Open the new pool, before it serves, with what traffic needs and the budget allows, all within `timeout` seconds.
 
-        A server that has no slot left means fewer connections, not a failure: for the first one the old pool makes room.
+        Raises what its opening raises. A server that has no slot left means fewer connections, not a failure: for the first one the old
+        pool makes room.
         """
         with suppress(TimeoutError):  # no borrower holds up a replace
             await self._old.patiently(self._seconds, self._old.shed())
+        end = asyncio.get_running_loop().time() + timeout
         self._old.limit(self._budget - 1)  # what the new one does not have yet is the old one's to grow into
         await self._open(timeout)
         if not self._by_pieces:
             return
         self._new.limit(self._new.size)  # it grows by the handover alone, until the old one is retired
         try:
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout_at(end):
                 await self._grow(lambda: min(self._wanted, self._budget - self._old.size), give_way=False)
         except TimeoutError:
             raise PoolTimeout(f"pool initialization incomplete after {timeout} sec") from None
