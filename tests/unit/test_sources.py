@@ -262,6 +262,39 @@ async def test_a_watched_source_is_asked_when_it_says_so() -> None:
         assert [event.why for event in w.of(PasswordExchanged)] == ["its source has changed"]
 
 
+async def test_a_source_that_changes_while_it_is_asked_is_asked_again() -> None:
+    async with world(Watched) as w:
+        source: Any = w.keeper.tenure.source
+        source.put("pw-1")
+        source.changed.set()
+        w.postgres.latency = 2.0  # what it gives is proven by a login
+        await asyncio.sleep(1)
+        source.put("pw-2")
+        source.changed.set()
+        await w.settle()
+        assert len(w.of(PasswordExchanged)) == 2
+        assert len(source.asked) == 3
+
+
+async def test_a_source_that_changes_during_a_renewal_is_asked_all_the_same() -> None:
+    class Renewed(Watched):
+        async def issue(self, *, timeout: float) -> Grant:
+            await super().issue(timeout=timeout)
+            return Grant(Credential(self.username, SecretStr(self.password)), 60, lease_id=self.username, renewable=True)
+
+        async def renew(self, lease: Lease, increment: float, *, timeout: float) -> Grant:
+            self.put("pw", "app-2")
+            self.changed.set()
+            await asyncio.sleep(1)
+            return Grant(lease.credential, increment, lease_id=lease.id, renewable=True)
+
+        async def revoke(self, lease: Lease, *, timeout: float) -> None: ...
+
+    async with world(Renewed) as w:
+        await asyncio.sleep(50)
+        assert await w.serves() == "app-2"
+
+
 class Rented(CredentialSource):
     """A source of a user's own that renews and revokes."""
 

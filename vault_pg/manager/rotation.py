@@ -62,6 +62,8 @@ class Rotation:
         self._holder = holder
         self._pool = pool
         self._unread: BaseException | None = None
+        self._news = 0
+        """Those of the tenure as the source was asked last."""
         self._given_up = given_up
         self._ended = ended
         self._watch = watch
@@ -174,7 +176,7 @@ class Rotation:
             raise
 
     async def _issue(self) -> Lease:
-        self._unread = None
+        self._unread, self._news = None, self._tenure.news
         try:
             return await self._ledger.issue()
         except VaultPgError as error:
@@ -190,7 +192,7 @@ class Rotation:
             await prove_login(lease.credential, tenure.settings, patience=patience(lease, tenure.settings))
         if news:
             self._pool.exchange(lease.credential)
-        tenure.adopt(lease)
+        tenure.adopt(lease, news=self._news)
         if news:
             tenure.tell(PasswordExchanged, lease, ttl_seconds=seconds(lease.ttl), why=why)
 
@@ -217,7 +219,7 @@ class Rotation:
         tenure = self._tenure
         before, down, now = tenure.lease, tenure.refused_since, tenure.clock()
         tenure.refused_since = None
-        tenure.adopt(lease)
+        tenure.adopt(lease, news=self._news)
         self.count += 1
         tenure.tell(
             LeaseRotated,

@@ -61,6 +61,8 @@ class Tenure:
         """Why the lease is known to be gone before its time."""
         self.due: str | None = None
         """Why the source is to be asked at once for what it has now."""
+        self.news = 0
+        """How often somebody has said so."""
         self.rejected = False
         """PostgreSQL has refused a login with the password that serves."""
         self.refused_since: Instant | None = None
@@ -79,10 +81,15 @@ class Tenure:
         self._wakes = 0
         self._sleeper: asyncio.Future[None] | None = None
 
-    def adopt(self, lease: Lease) -> None:
-        """`lease` serves from now on, as issued or as renewed; whatever failed before is over."""
+    def adopt(self, lease: Lease, *, news: int | None = None) -> None:
+        """`lease` serves from now on, as issued or as renewed; whatever failed before is over.
+
+        `news`: how many there were when the source was asked for it. Those that have come since it does not answer, nor does a renewal.
+        """
         self.lease, self._luck = lease, self.draw()
-        self.lost = self.due = self.last_error = self.failed_since = self.retry = None
+        self.lost = self.last_error = self.failed_since = self.retry = None
+        if self.due == UNRENEWED or news == self.news:
+            self.due = None
         self.rejected = False
         self.on_moved()
 
@@ -198,7 +205,7 @@ class Tenure:
 
     def ask_again(self, why: str) -> None:
         """Let the source be asked at once for what it has now."""
-        self.due = why
+        self.due, self.news = why, self.news + 1
         self.wake()
 
     def lose(self, why: str) -> None:
