@@ -481,3 +481,16 @@ async def test_a_failure_of_vault_raised_before_anybody_watches_refuses_nobody()
         await session.open()
         assert session.reachable
         assert not w.of(VaultUnreachable)
+
+
+async def test_a_hanging_vault_does_not_hold_up_the_login_after_its_return() -> None:
+    """A login that it has swallowed is made again, as any other call."""
+    async with world() as w:
+        w.vault.away = Silence()
+        w.session.lose_token(1, "somebody has revoked it")
+        await w.told(VaultUnreachable)
+        await w.asks(LOGIN)
+        await asyncio.sleep(0.5)
+        w.vault.away, back = None, w.vault.clock()
+        assert await w.until(lambda: w.vault.logins == 2) - back < SOON
+        assert await w.until(lambda: w.well) - back < SOON

@@ -299,7 +299,12 @@ class VaultSession:
         try:
             async with asyncio.timeout(self._timeout):
                 work = await self._login.prepare()
-            grant = await self._calls.call(work, token=None, timeout=self._timeout, undo=undo)
+
+            def call(seconds: float) -> Awaitable[Grant]:
+                return self._calls.call(work, token=None, timeout=seconds, undo=undo)
+
+            # One that can't be repeated, since it uses something up, is not made again either.
+            grant = await (self._circuit.carried(call, self._timeout, undone=True) if undo else call(self._timeout))
             if undo and self._tokens.same(grant):
                 raise LoginFailed(
                     f"the {self._login.method} login gave the same token again, which ends no later for it: it has to make a new one"
