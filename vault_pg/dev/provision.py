@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from pydantic import SecretStr
 
-from vault_pg.dev.errors import DevError
 from vault_pg.dev.postgres import EmbeddedPostgres
 
 if TYPE_CHECKING:
@@ -50,13 +49,6 @@ class RoleSpec:
     creation_statements: Sequence[str] = (CREATION,)
     revocation_statements: Sequence[str] = ()
     renew_statements: Sequence[str] = ()
-
-    def __post_init__(self) -> None:
-        if self.default_ttl > self.max_ttl > 0:  # 0 is Vault's own
-            raise DevError(
-                f"a role's default_ttl is {self.default_ttl:g} s, more than its max_ttl, {self.max_ttl:g} s: "
-                "raise max_ttl or lower default_ttl"
-            )
 
 
 @dataclass(frozen=True, slots=True)
