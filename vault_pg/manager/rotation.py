@@ -12,7 +12,7 @@ from psycopg import AsyncConnection
 from tenacity import RetryCallState
 
 from vault_pg import schedule
-from vault_pg.clock import Instant
+from vault_pg.clock import Instant, wall
 from vault_pg.errors import ProofFailed, VaultPgError
 from vault_pg.events import DatabaseRecovered, LeaseRotated, PasswordExchanged, RotationFailed, SourceUnreadable, TaskDied
 from vault_pg.lease import Lease
@@ -73,7 +73,7 @@ class Rotation:
         """Rotate, trying again for ever; one that was asked for is tried once. Until it works the old credential is kept alive."""
         tenure = self._tenure
         before = tenure.last_error, tenure.failed_since, tenure.retry
-        self.under_way = True
+        self.under_way, asked_at = True, tenure.clock()
 
         def needless() -> bool:
             """Its lease was renewed after all, beside the rotation."""
@@ -90,6 +90,7 @@ class Rotation:
                 tenure.last_error = tenure.failed_since = tenure.retry = None
             elif tenure.patience > 0:  # whoever asked is told; the lease goes on as it was
                 tenure.last_error, tenure.failed_since, tenure.retry = before
+                tenure.in_vain = f"the rotation asked for at {wall(asked_at, tenure.clock()):%H:%M:%S} UTC failed: {error}"
         except BaseException as error:
             tenure.answer(VaultPgError(f"the rotation was ended by {type(error).__name__}"))
             raise
@@ -218,7 +219,7 @@ class Rotation:
     def _replaced(self, lease: Lease, why: str, start: Instant) -> None:
         tenure = self._tenure
         before, down, now = tenure.lease, tenure.refused_since, tenure.clock()
-        tenure.refused_since = None
+        tenure.refused_since = tenure.in_vain = None
         tenure.adopt(lease, news=self._news)
         self.count += 1
         tenure.tell(

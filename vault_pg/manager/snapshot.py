@@ -98,7 +98,7 @@ def _database(keeper: Keeper, now: Instant, *, stopping: bool) -> DatabaseStatus
         pool=_pool(keeper),
         draining=_draining(keeper),
         rotations=keeper.rotation.count if keeper.rotation else 0,
-        last_error=keeper.tenure.last_error or _login_failure(keeper),
+        last_error=keeper.tenure.last_error or _login_failure(keeper) or keeper.tenure.in_vain,
     )
 
 

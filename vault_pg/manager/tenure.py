@@ -68,6 +68,8 @@ class Tenure:
         self.refused_since: Instant | None = None
         """Since when checkouts are refused for want of a credential."""
         self.last_error: str | None = None
+        self.in_vain: str | None = None
+        """What a rotation that was asked for failed with, until one works: nobody tries it again, and nothing is ill for it."""
         self.failed_since: Instant | None = None
         self.retry: tuple[Instant, str] | None = None
         """When the next attempt is made after a failed one, and what failed."""
