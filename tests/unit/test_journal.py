@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import shlex
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
 
-from vault_pg.events import LeaseRotated, ManagerStarted, RenewalFailed
+from vault_pg.events import LeaseRotated, ManagerStarted, RenewalFailed, RotationFailed
 from vault_pg.manager.journal import Journal
 
 FAILED = RenewalFailed(
@@ -54,6 +56,21 @@ def test_several_values_are_one_value(caplog: pytest.LogCaptureFixture) -> None:
     assert logged(caplog) == {"event": "manager.started", "databases": "default, reports"}
 
 
+def failed(attempt: int, error: str, wait: float | None = 2.0) -> RotationFailed:
+    return RotationFailed(
+        database="default", role="app", error=error, attempt=attempt, retry_in_seconds=wait, remaining_seconds=None
+    )
+
+
+def test_there_is_no_word_of_what_there_is_none_of(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "vault_pg"):
+        Journal()(failed(1, "sealed", None))
+
+    assert logged(caplog) == {
+        "event": "lease.rotation_failed", "database": "default", "role": "app", "error": "sealed", "attempt": "1",
+    }  # fmt: skip
+
+
 def test_a_program_with_structlog_gets_the_values_as_they_are() -> None:
     rotated = LeaseRotated(
         database="default",
@@ -84,3 +101,35 @@ def test_a_program_with_structlog_gets_the_values_as_they_are() -> None:
             "seconds": 0.052,
         }
     ]
+
+
+def attempts(lines: Iterable[Mapping[str, Any]]) -> list[Any]:
+    return [line["attempt"] for line in lines if line["log_level"] == "error"]
+
+
+def test_a_failure_that_goes_on_is_told_ever_more_rarely_and_counted() -> None:
+    journal = Journal()
+    with capture_logs() as lines:
+        for attempt in range(1, 1801):  # an hour
+            journal(failed(attempt, f"role 'v-app-{attempt}x' waited {attempt / 7:.1f} s"))
+
+    assert attempts(lines) == [2**n for n in range(11)]
+    assert {line["log_level"] for line in lines} == {"error", "debug"}
+
+
+def test_another_reason_is_told_at_once() -> None:
+    journal = Journal()
+    with capture_logs() as lines:
+        for attempt, error in enumerate(["sealed", "sealed", "sealed", "denied", "denied", "denied", "sealed"], 1):
+            journal(failed(attempt, error))
+
+    assert attempts(lines) == [1, 2, 4, 7]
+
+
+def test_the_next_outage_is_told_from_its_start_and_a_last_attempt_always() -> None:
+    journal = Journal()
+    with capture_logs() as lines:
+        for attempt in (1, 2, 3, 1, 2, 3):
+            journal(failed(attempt, "sealed", None if len(lines) == 5 else 2.0))
+
+    assert attempts(lines) == [1, 2, 1, 2, 3]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
+import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -520,6 +521,28 @@ async def test_a_rotation_by_hand_that_fails_leaves_no_mark_on_a_credential_that
         end()
         assert (w.keeper.tenure.last_error, w.keeper.tenure.failed_since, w.keeper.tenure.retry) == (None, None, None)
         assert len(w.of(RotationFailed)) == 1
+
+
+async def test_a_rotation_by_hand_that_failed_is_remembered_until_one_works() -> None:
+    async with world(ttl=3600, max_ttl=86_400) as w:
+        end = w.down(ISSUE)
+        with pytest.raises(errors.VaultUnavailable) as caught:
+            await w.keeper.rotate()
+        end()
+        assert re.fullmatch(
+            rf"the rotation asked for at \d\d:\d\d:\d\d UTC failed: {re.escape(str(caught.value))}", w.keeper.tenure.in_vain or ""
+        )
+        await w.keeper.rotate()
+        assert w.keeper.tenure.in_vain is None
+
+
+async def test_a_renewal_that_is_given_up_tells_how_often_it_was_tried() -> None:
+    async with world(ttl=600, max_ttl=86_400) as w:
+        mend = w.down(RENEW)
+        await asyncio.sleep(590)
+        (last,) = [event for event in w.of(RenewalFailed) if event.retry_in_seconds is None]
+        assert last.attempt == len(w.of(RenewalFailed)) > 1
+        mend()
 
 
 async def test_a_horizon_that_a_token_makes_is_told_as_that() -> None:

@@ -6,7 +6,8 @@ import dataclasses
 from collections.abc import Mapping, MutableMapping
 from typing import Any
 
-from vault_pg.events import Event
+from vault_pg.events import Event, RenewalFailed, RotationFailed, SourceUnreadable
+from vault_pg.manager.reason import gist
 
 DECIMALS = 3
 """Of seconds; more than that nobody reads."""
@@ -15,18 +16,30 @@ DECIMALS = 3
 class Journal:
     """Logs every event as `event=name key=value …` to the logger `vault_pg`; the level is the event's. It configures nothing.
 
+    A failure that goes on is news at its first attempt, its second, its fourth and so on, and whenever its reason changes; what is tried
+    in between is logged at DEBUG.
+
     A program that has not configured structlog gets structlog's events through the standard library's logging, which is silent below
     WARNING until it is configured.
     """
 
     def __init__(self) -> None:
         self._logger: Any = None
+        self._reasons: dict[tuple[str, str], str] = {}
 
     def __call__(self, event: Event) -> None:
         if self._logger is None:
             self._logger = _logger()
         facts = {field.name: _short(getattr(event, field.name)) for field in dataclasses.fields(event) if field.name != "at"}
-        getattr(self._logger, event.level)(event.name, **facts)
+        getattr(self._logger, event.level if self._is_news(event) else "debug")(event.name, **facts)
+
+    def _is_news(self, event: Event) -> bool:
+        if not isinstance(event, RenewalFailed | RotationFailed | SourceUnreadable):
+            return True
+        key, reason = (event.name, event.database), gist(event.error)
+        changed = self._reasons.get(key) != reason
+        self._reasons[key] = reason
+        return changed or event.retry_in_seconds is None or event.attempt.bit_count() == 1
 
 
 def _short(value: Any) -> Any:
@@ -34,8 +47,12 @@ def _short(value: Any) -> Any:
 
 
 def _in_one_line(_logger: Any, _method: str, facts: MutableMapping[str, Any]) -> Mapping[str, Any]:
-    """Several values with commas between: logfmt has no lists."""
-    return {name: ", ".join(map(str, value)) if isinstance(value, tuple) else value for name, value in facts.items()}
+    """Several values with commas between: logfmt has no lists. And none for what there is none of."""
+    return {
+        name: ", ".join(map(str, value)) if isinstance(value, tuple) else value
+        for name, value in facts.items()
+        if value is not None
+    }
 
 
 def _logger() -> Any:

@@ -11,6 +11,7 @@ from vault_pg.clock import Instant
 from vault_pg.errors import SourceBroken, TokenInvalid, TooSlow, VaultPgError, VaultUnavailable
 from vault_pg.events import LeaseIssued, LeaseRevoked, RevocationFailed
 from vault_pg.lease import NO_TOKEN, Grant, Lease
+from vault_pg.manager.reason import gist
 from vault_pg.manager.tenure import Tenure, seconds
 from vault_pg.schedule import call_timeout
 
@@ -39,6 +40,8 @@ class Ledger:
         self._held: dict[str, _Held] = {}
         self._orphans: dict[str, Lease] = {}
         self._revoking: list[str] = []
+        self._told: dict[str, str] = {}
+        """Why a lease could not be revoked, as last told."""
         self.on_left: Callable[[], object] = lambda: None
         """Told when a lease is left that nobody uses and that is not revoked."""
         self._bucket, self._filled_at = float(BURST), tenure.clock()
@@ -48,6 +51,7 @@ class Ledger:
         """Every lease that its source may still hold; those that were lost or must have ended are not."""
         now = self._tenure.clock()
         self._held = {key: held for key, held in self._held.items() if held.until > now}
+        self._told = {key: why for key, why in self._told.items() if key in self._held}
         return [held.lease for held in self._held.values()]
 
     @property
@@ -181,9 +185,16 @@ class Ledger:
             if tenure.session is None or tenure.session.is_dead(lease.token_serial):
                 self.lost(lease)  # it died with its token
         except VaultPgError as error:
-            tenure.tell(RevocationFailed, lease, error=str(error))
+            self._tell_failed(lease, error)
             if not error.transient:
                 self.lost(lease)  # Vault goes on trying by itself, and ends the lease at its TTL
         else:
             self.lost(lease)
             tenure.tell(LeaseRevoked, lease)
+
+    def _tell_failed(self, lease: Lease, error: VaultPgError) -> None:
+        """Once for each reason, however often it is tried: the sweep and the leaving do so again and again."""
+        why = gist(str(error))
+        if self._told.get(lease.id) != why:
+            self._told[lease.id] = why
+            self._tenure.tell(RevocationFailed, lease, error=str(error))

@@ -53,7 +53,7 @@ class Renewal:
             tenure.note(error)
             if tenure.lease is None or not (out_of_time() or not self.may_pass(error)):
                 return
-            self._tell_failed(error, attempt=0, wait=None)
+            self._tell_failed(error, attempt=attempt.retry_state.attempt_number, wait=None)
             if self.may_pass(error):
                 tenure.due = UNRENEWED  # it can be renewed still, beside the rotation
             else:
@@ -179,6 +179,6 @@ class Renewal:
                 lease,
                 error=str(error),
                 attempt=attempt,
-                retry_in_seconds=wait,
+                retry_in_seconds=None if wait is None else round(wait, 3),
                 remaining_seconds=round(self._tenure.left, 3),
             )

@@ -213,8 +213,8 @@ class Keepalive:
                 method=self._method,
                 serial=token.serial,
                 error=str(error),
-                retry_in_seconds=wait,
-                remaining_seconds=max(0.0, left) if left < NEVER else None,
+                retry_in_seconds=round(wait, 3),
+                remaining_seconds=round(max(0.0, left), 3) if left < NEVER else None,
             )
         )
         return wait

@@ -353,7 +353,7 @@ class VaultSession:
                     serial=token.serial,
                     error=str(error),
                     retry_in_seconds=None,
-                    remaining_seconds=max(0.0, token.end - self._clock()),
+                    remaining_seconds=round(max(0.0, token.end - self._clock()), 3),
                 )
             )
             return self._tokens.pin(token.serial)

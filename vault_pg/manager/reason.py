@@ -1,0 +1,13 @@
+"""Whether two failures have the same reason, however their texts differ in figures."""
+
+from __future__ import annotations
+
+import re
+
+_PASSING = re.compile(r"\bv-[\w-]+|\d[\d.:]*")
+"""What differs from one attempt to the next: the user name of a lease, seconds, times."""
+
+
+def gist(error: str) -> str:
+    """What is left of a message without that."""
+    return _PASSING.sub("…", error)
