@@ -351,6 +351,26 @@ async def test_a_token_of_few_uses_is_not_spent_on_probes() -> None:
         assert w.vault.times(LOGIN) == [0.0]
 
 
+async def test_a_health_that_a_load_balancer_answers_by_itself_makes_no_storm_of_calls() -> None:
+    async with world(60, ttl=20, uses=100_000) as w:
+        await asyncio.sleep(1)
+        mended = dict(w.vault.paths)
+        w.vault.paths.update({path: DOWN for path in mended if path != HEALTH})
+        await w.until(lambda: bool(w.of(VaultUnreachable)), 300)
+        await asyncio.sleep(25)
+        assert len(w.of(CredentialExpired)) == 60
+        began = w.vault.clock()
+        await asyncio.sleep(40)
+        asked = w.asked(began)
+        assert asked[HEALTH] <= 40 / (LONGEST / 2) + 1
+        assert 1 <= sum(asked.values()) - asked[HEALTH] <= 40 / TRIAL + 1
+        assert not w.session.reachable
+        w.vault.paths.update(mended)
+        returned = w.vault.clock()
+        assert await w.until(lambda: w.session.reachable) - returned < SOON
+        assert await w.until(lambda: w.well) - returned < 2 * SOON
+
+
 async def test_a_dead_token_is_no_outage_and_is_replaced_when_vault_is_back() -> None:
     async with world() as w:
         w.vault.away = SEALED

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from vault_pg.errors import VaultSealed, VaultUnavailable
 from vault_pg.vault.outage import (
     LONGEST,
+    MANY,
     TRIAL,
     UNSTEADY,
     Outage,
@@ -47,6 +48,34 @@ def test_a_doubt_takes_two_probes_and_an_outage_one() -> None:
     assert first.heard
     assert after_probe(first) is None
     assert after_probe(confirmed()) is None
+
+
+def test_an_answer_of_health_alone_dispels_no_doubt_in_which_many_calls_have_failed() -> None:
+    outage: Outage | None = doubt(SEALED, 0.0, None)
+    assert outage is not None
+    few = after_probe(outage, serves=False)
+    assert few is not None
+    assert not few.confirmed
+    for _ in range(MANY - 1):
+        outage = after_failed_call(outage, SEALED)
+    deaf = after_probe(outage, serves=False)
+    assert deaf is not None
+    assert refuses(deaf, tried=0.0, pressed=False)
+    again = after_probe(after_failed_call(deaf, SEALED), serves=False)
+    assert again is not None
+    assert pause(again, 0.0) > pause(outage, 0.0)
+    assert after_call(deaf) is None
+    assert after_probe(deaf) is None
+    heard = after_call(outage)
+    assert heard is not None
+    assert after_probe(heard, serves=False) != deaf
+
+
+def test_an_answer_of_health_ends_an_outage_in_which_health_had_failed_too() -> None:
+    outage = doubt(SEALED, 0.0, None)
+    for _ in range(MANY):
+        outage = after_failed_call(outage, SEALED)
+    assert after_probe(after_failed_probe(outage, SEALED), serves=False) is None
 
 
 def test_another_calls_answer_ends_an_outage_but_no_doubt() -> None:

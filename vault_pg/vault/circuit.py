@@ -33,13 +33,14 @@ WAKES = 200
 class Circuit:
     """Knows whether Vault answers, by the session's calls and, while it does not, by one probe at a time.
 
-    `probe(timeout)` asks for something cheap, and raises VaultUnavailable; `patience` (seconds) is what a call has where nothing
+    `probe(timeout)` asks for something cheap, and raises VaultUnavailable; it returns False where its answer does not show that calls
+    are served. `patience` (seconds) is what a call has where nothing
     presses. Without `watch` running nobody is refused, since nobody would find out that Vault is back.
     """
 
     def __init__(
         self,
-        probe: Callable[[float], Awaitable[object]],
+        probe: Callable[[float], Awaitable[bool | None]],
         *,
         address: str,
         emit: Listener,
@@ -157,28 +158,30 @@ class Circuit:
             return
         self._probed_at = self._clock()
         try:
-            await self._probe(min(QUICK, self._patience))
+            serves = await self._probe(min(QUICK, self._patience))
         except VaultUnavailable as error:
             self._probe_failed(error)
         else:
             self.answered_at = self._clock()
             if self._outage is not None:
-                self._become(after_probe(self._outage))
+                self._become(after_probe(self._outage, serves=serves is not False))
 
     def _probe_failed(self, error: VaultUnavailable) -> None:
         outage = self._outage
         if outage is None:
             return  # a call was answered meanwhile
-        self._outage = after_failed_probe(outage, error)
-        if not outage.confirmed:
-            self._tried_at = self._clock()
-            self._emit(VaultUnreachable(address=self._address, error=str(error)))
+        self._become(after_failed_probe(outage, error))
 
     def _become(self, outage: Outage | None) -> None:
         before, self._outage = self._outage, outage
-        if outage is not None or before is None:
-            return
         now = self._clock()
+        if before is None:
+            return
+        if outage is not None:
+            if outage.confirmed and not before.confirmed:
+                self._tried_at = now
+                self._emit(VaultUnreachable(address=self._address, error=str(outage.error)))
+            return
         if before.confirmed:
             self._emit(VaultReachable(address=self._address, outage_seconds=round(now - before.since, 3)))
             self._overtake()

@@ -25,6 +25,10 @@ UNSTEADY = 30.0
 PROOFS = 2
 """Probes that have to work before a doubt is dispelled: of a Vault that refuses every second request one of them is refused."""
 
+MANY = 10
+"""Calls that fail in one doubt, with none answered in between, after which an answer of sys/health dispels it no more: a load balancer
+may give that by itself."""
+
 TRIAL, PRESSED_TRIAL = LONGEST, 0.3
 """Seconds after one call that was let through in an outage until another is, and the same where its lease or token is about to end.
 A probe may be wrong: Vault may be slower than probes wait for, or refuse that one path alone."""
@@ -46,6 +50,10 @@ class Outage:
     """Another call was answered since the latest failure."""
     unsteady: bool = False
     """It began soon after one that was confirmed."""
+    failures: int = 1
+    """Calls that failed since one was answered."""
+    deaf: bool = False
+    """Probes are answered, but calls are not: only a call's answer ends it."""
 
 
 def doubt(error: VaultUnavailable, now: Instant, last: tuple[Instant, int] | None) -> Outage:
@@ -56,20 +64,22 @@ def doubt(error: VaultUnavailable, now: Instant, last: tuple[Instant, int] | Non
 
 
 def after_failed_call(outage: Outage, error: VaultUnavailable) -> Outage:
-    return replace(outage, error=error, heard=False)
+    return replace(outage, error=error, heard=False, failures=outage.failures + 1)
 
 
 def after_failed_probe(outage: Outage, error: VaultUnavailable) -> Outage:
-    return replace(outage, error=error, heard=False, confirmed=True, level=outage.level + 1)
+    return replace(outage, error=error, heard=False, confirmed=True, level=outage.level + 1, deaf=False)
 
 
 def after_call(outage: Outage) -> Outage | None:
     """A call was answered, whatever the answer says. None: it is over."""
-    return None if outage.confirmed else replace(outage, heard=True)
+    return None if outage.confirmed else replace(outage, heard=True, failures=0)
 
 
-def after_probe(outage: Outage) -> Outage | None:
-    """The same of a probe."""
+def after_probe(outage: Outage, *, serves: bool = True) -> Outage | None:
+    """The same of a probe. `serves`: its answer shows that calls are served, too."""
+    if not serves and (outage.deaf or (not outage.confirmed and outage.failures >= MANY)):
+        return replace(outage, confirmed=True, deaf=True, level=outage.level + 1)
     if outage.confirmed or outage.unsteady or outage.proofs + 1 >= PROOFS:
         return None
     return replace(outage, heard=True, proofs=outage.proofs + 1)

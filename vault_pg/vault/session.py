@@ -405,7 +405,7 @@ class VaultSession:
         elif not isinstance(error, LoginFailed):  # which may come from a file, before Vault was asked
             self._circuit.answered()
 
-    async def _probe(self, timeout: float) -> None:
+    async def _probe(self, timeout: float) -> bool:
         """Vault answers this, be it with a no. A look at the token shows that it serves requests, and not only that it runs."""
         token = self._tokens.lasting
         try:
@@ -420,7 +420,8 @@ class VaultSession:
             if token is not None and self._tokens.sees_itself(token.serial):
                 self.lose_token(token.serial, str(error))
         except VaultError:
-            return  # an answer all the same
+            pass  # an answer all the same
+        return token is not None
 
     async def _revoke_token(self, token: Token, timeout: float) -> VaultError | None:
         """What it failed with, if it failed."""
