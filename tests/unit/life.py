@@ -26,7 +26,7 @@ from vault_pg import LeaseManager, Settings
 from vault_pg.errors import NoCredential, VaultPgError
 from vault_pg.settings import AppRoleAuth, DatabaseSettings, VaultSettings
 
-NAMES = ("default", "reports", "jobs")
+NAMES = ("default", "reports", "jobs", *(f"job-{number}" for number in range(1, 98)))
 
 
 class Loop(looptime.LoopTimeEventLoop, asyncio.SelectorEventLoop):

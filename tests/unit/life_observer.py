@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any
 
@@ -66,6 +66,8 @@ class Observer:
         self._served: dict[str, str] = {}
         self._needed_at: dict[str, float] = {}
         self._window: deque[tuple[float, str]] = deque()
+        self.seconds: Counter[int] = Counter()
+        """Requests that came to Vault, by the second."""
 
     def blame(self, what: str) -> None:
         self.violations.append(f"{self.clock():.2f}: {what}")
@@ -86,6 +88,7 @@ class Observer:
 
     def sent(self, path: str) -> None:
         now, databases = self.clock(), self.plan.climate.databases
+        self.seconds[int(now)] += 1
         if not (self.plan.climate.token.uses and path in REVOKING):
             self._window.append((now, path))
         while self._window and self._window[0][0] <= now - WINDOW:
