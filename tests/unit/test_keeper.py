@@ -31,6 +31,7 @@ from vault_pg.events import (
     RotationFailed,
     TaskDied,
 )
+from vault_pg.lease import Lease
 from vault_pg.manager.keeper import Keeper
 from vault_pg.manager.tenure import Tenure
 from vault_pg.schedule import BACKOFF_CAP, BACKOFF_PRESSED
@@ -552,3 +553,35 @@ async def test_a_horizon_that_a_token_makes_is_told_as_that() -> None:
         assert w.of(CredentialExpired)[0].error == "its token ended, and no other has come"
         mend()
         await asyncio.sleep(60)
+
+
+async def test_a_renewal_of_the_old_lease_that_fails_after_the_swap_says_nothing_of_the_new_one() -> None:
+    async with world(ttl=60, max_ttl=86_400, build_timeout=20) as w:
+        keeper, holder = w.keeper, w.keeper.holder
+        assert holder is not None
+        source, renewing, swapped = keeper.tenure.source, asyncio.Event(), asyncio.Event()
+        renew, replace = source.renew, holder.replace
+
+        async def renew_late(lease: Lease, *args: Any, **options: Any) -> Any:
+            if lease.credential.username != "v-app-1":
+                return await renew(lease, *args, **options)
+            renewing.set()
+            await swapped.wait()
+            raise errors.LeaseLost("lease not found")
+
+        async def replace_slowly(*args: Any, **options: Any) -> Any:
+            await renewing.wait()
+            await asyncio.sleep(6)
+            result = await replace(*args, **options)
+            swapped.set()
+            await asyncio.sleep(0.5)  # the handover under load
+            return result
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(source, "renew", renew_late)
+            patch.setattr(holder, "replace", replace_slowly)
+            await asyncio.sleep(keeper.tenure.until_renewal - 1)
+            await keeper.rotate()
+            await asyncio.sleep(3)
+        assert await w.serves() == "v-app-2"
+        assert not w.of(LeaseLost, CredentialExpired)

@@ -135,15 +135,22 @@ class Renewal:
     async def _keep_alive_once(self) -> VaultPgError | None:
         """What it failed with, if it failed."""
         tenure = self._tenure
-        error, since, retry = tenure.last_error, tenure.failed_since, tenure.retry
+        lease, error, since, retry = tenure.lease, tenure.last_error, tenure.failed_since, tenure.retry
         try:
             await self.once()
         except VaultPgError as failed:
-            if self.is_fatal(failed):
+            # Of one that was replaced meanwhile it says nothing of the one that serves.
+            if self._same(lease) and self.is_fatal(failed):
                 self.lose(failed)  # any other is told already: it is the rotation's own
             return failed
-        tenure.last_error, tenure.failed_since, tenure.retry = error, since, retry
+        if self._same(lease):  # else the rotation has worked meanwhile, and what failed before is over
+            tenure.last_error, tenure.failed_since, tenure.retry = error, since, retry
         return None
+
+    def _same(self, lease: Lease | None) -> bool:
+        """The lease that serves is this one still, perhaps renewed."""
+        now = self._tenure.lease
+        return now is not None and lease is not None and now.credential == lease.credential
 
     def count(self, lease: Lease, asked_at: Instant, left: float) -> None:
         """Take the source's own count of what is left, if that is less than ours: there was a pause that no clock of ours has seen.
