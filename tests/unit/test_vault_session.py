@@ -434,3 +434,32 @@ async def test_a_token_is_not_revoked_while_an_issue_of_its_is_under_way() -> No
     assert (await issuing).token_serial == 1
     await world.session.forget(1, timeout=5)
     assert len(world.vault.times("auth/token/revoke-self")) == 1
+
+
+async def test_a_look_after_the_login_that_was_not_answered_is_made_again_so_that_a_dead_token_is_told_from_a_denied_one() -> (
+    None
+):
+    world = World()
+    look = world.vault.paths[LOOK]
+    world.vault.paths[LOOK] = DOWN
+    lease = await world.leased()
+    world.vault.paths[LOOK] = look
+    running = asyncio.create_task(world.session.run())
+    await asyncio.sleep(0.05)
+    running.cancel()
+    world.vault.dead.add("hvs.1")
+    world.vault.paths[RENEW] = {}
+    with pytest.raises(TokenInvalid):
+        await world.session.renew(lease, 10, timeout=5)
+    assert world.session.is_dead(1)
+
+
+async def test_a_token_that_may_not_look_itself_up_is_not_dead_because_the_one_before_could() -> None:
+    world = World()
+    await world.session.open()
+    assert await world.session.check_token()
+    world.vault.paths[LOOK] = DENIED  # the role lost that policy
+    await world.session.log_in()
+    world.session.recheck()
+    assert await world.session.check_token()
+    assert not world.session.is_dead(2)

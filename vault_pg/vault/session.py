@@ -6,7 +6,7 @@ import asyncio
 import math
 import random
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import TypeVar
 
@@ -324,8 +324,14 @@ class VaultSession:
 
     async def _look(self, token: Token) -> None:
         """Whether it may look itself up, while it is new and so lives: where it may not, a 403 of that says nothing later on."""
-        with suppress(VaultError):
+        try:
             await self._calls.call(endpoints.look_at_self, token=token.secret, timeout=min(QUICK, self._timeout))
+        except VaultUnavailable:
+            if self._tokens.current is token:
+                self._tokens.doubt()  # `run` looks again: it must not be taken for one that may not
+        except VaultError:
+            return
+        else:
             self._tokens.sight(token.serial)
 
     def _adopt(self, grant: Grant, asked_at: Instant) -> Token:
@@ -369,7 +375,8 @@ class VaultSession:
     async def _ask(
         self, work: Callable[[Client], T], path: str, token: Token, timeout: float, *, undo: Undo[T] | None = None
     ) -> T:
-        asked = partial(endpoints.telling_dead_from_denied, work) if self._rights.tell(token.serial, path) else work
+        tells = path != LOOK_SELF and self._rights.tell(token.serial, path)  # a refused look tells by itself, or not at all
+        asked = partial(endpoints.telling_dead_from_denied, work) if tells else work
 
         def call(seconds: float) -> Awaitable[T]:
             return self._calls.call(asked, token=token.secret, timeout=seconds, undo=undo)
