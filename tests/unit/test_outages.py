@@ -34,7 +34,7 @@ from vault_pg.events import (
 )
 from vault_pg.manager.keeper import Keeper
 from vault_pg.manager.tenure import Tenure
-from vault_pg.settings import AppRoleAuth, DatabaseSettings, VaultSettings
+from vault_pg.settings import AppRoleAuth, CustomAuth, DatabaseSettings, VaultSettings
 from vault_pg.vault import VaultSession
 from vault_pg.vault.circuit import WAKES, Circuit
 from vault_pg.vault.outage import LONGEST, TRIAL
@@ -514,3 +514,38 @@ async def test_a_hanging_vault_does_not_hold_up_the_login_after_its_return() -> 
         w.vault.away, back = None, w.vault.clock()
         assert await w.until(lambda: w.vault.logins == 2) - back < SOON
         assert await w.until(lambda: w.well) - back < SOON
+
+
+async def test_a_login_whose_token_is_made_before_is_not_made_again_since_what_is_undone_of_the_first_would_end_it() -> None:
+    vault = MemoryVault(asyncio.get_running_loop().time)
+    events: list[Event] = []
+
+    async def login() -> dict[str, Any]:
+        answer: Any = vault.log_in()
+        del answer["auth"]["num_uses"]  # older servers do not say, so the token is looked at
+        return {"auth": answer["auth"]}
+
+    session = VaultSession(
+        VaultSettings(address=ADDRESS, auth=CustomAuth(login=login), timeout=10),
+        emit=events.append,
+        clock=vault.clock,
+        draw=random.Random(1).random,  # noqa: S311 - a seed for a test
+        calls=MemoryCalls(vault),
+    )
+    await session.open()
+    watching = asyncio.create_task(session.watch())
+    vault.away = Silence()
+    with pytest.raises(VaultUnavailable):
+        await session.check_token(timeout=0.5)
+    await asyncio.sleep(0.1)
+    vault.away, vault.latency = None, 5.0  # answers are on their way for longer than a probe waits
+    logging_in = asyncio.create_task(session.log_in())
+    await asyncio.sleep(4)
+    assert [event for event in events if isinstance(event, VaultUnreachable)]
+    vault.latency = 0.0
+    await logging_in
+    watching.cancel()
+    assert [event for event in events if isinstance(event, VaultReachable)]
+    assert session.token.secret.get_secret_value() not in {
+        asked.token for asked in vault.asked if asked.path == "auth/token/revoke-self"
+    }

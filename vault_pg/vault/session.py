@@ -303,8 +303,9 @@ class VaultSession:
             def call(seconds: float) -> Awaitable[Grant]:
                 return self._calls.call(work, token=None, timeout=seconds, undo=undo)
 
-            # One that can't be repeated, since it uses something up, is not made again either.
-            grant = await (self._circuit.carried(call, self._timeout, undone=True) if undo else call(self._timeout))
+            # Made again beside the first it has to give another token: the first one's is undone.
+            again = undo is not None and self._login.repeats
+            grant = await (self._circuit.carried(call, self._timeout, undone=True) if again else call(self._timeout))
             if undo and self._tokens.same(grant):
                 raise LoginFailed(
                     f"the {self._login.method} login gave the same token again, which ends no later for it: it has to make a new one"

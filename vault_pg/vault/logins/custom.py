@@ -34,6 +34,10 @@ class Custom:
             return _grant(client, answer)
         raise _failed(failure)
 
+    @property
+    def repeats(self) -> bool:
+        return not inspect.iscoroutinefunction(self.function)  # which has its token before the rest begins
+
     async def prepare(self) -> Work:
         if not inspect.iscoroutinefunction(self.function):
             return self.login

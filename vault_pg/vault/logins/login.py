@@ -27,6 +27,11 @@ class Login(Protocol):
         """Blocks for a few requests. Raises LoginFailed, TokenInvalid, VaultUnavailable."""
         ...
 
+    @property
+    def repeats(self) -> bool:
+        """What `prepare` returns gives another token each time: of two at once one may be undone, and the other kept."""
+        ...
+
     async def prepare(self) -> Work:
         """What has to happen on the event loop before; returns the rest, which blocks."""
         ...
@@ -34,6 +39,10 @@ class Login(Protocol):
 
 class Blocking:
     """A login that needs the event loop for nothing."""
+
+    @property
+    def repeats(self) -> bool:
+        return True
 
     def login(self, client: Client) -> Grant:
         raise NotImplementedError
