@@ -251,6 +251,22 @@ async def test_a_rotation_by_hand_reads_the_source_again_and_logs_everybody_in_a
         assert await w.serves() == "app"
 
 
+async def test_a_rotation_by_hand_that_failed_is_remembered_until_a_new_password_works() -> None:
+    async with world(Shelf) as w:
+        source: Any = w.keeper.tenure.source
+        source.failure = errors.SourceError("the disk is away")
+        with pytest.raises(errors.SourceError):
+            await w.keeper.rotate()
+        source.failure = None
+        assert w.keeper.tenure.in_vain is not None
+        source.put("pw-1")
+        source.accepts()
+        w.keeper.tenure.ask_again("a test says so")
+        await w.settle()
+        assert len(w.of(PasswordExchanged)) == 1
+        assert w.keeper.tenure.in_vain is None
+
+
 async def test_a_watched_source_is_asked_when_it_says_so() -> None:
     async with world(Watched) as w:
         source: Any = w.keeper.tenure.source

@@ -195,6 +195,7 @@ class Rotation:
             self._pool.exchange(lease.credential)
         tenure.adopt(lease, news=self._news)
         if news:
+            tenure.in_vain = None
             tenure.tell(PasswordExchanged, lease, ttl_seconds=seconds(lease.ttl), why=why)
 
     async def _replace(self, pool: LeasedPool[AsyncConnection[Any]], lease: Lease, swapped: Callable[[], object]) -> None:
