@@ -23,6 +23,7 @@ from vault_pg.events import (
     LeaseRevoked,
     LeaseRotated,
     PasswordExchanged,
+    RenewalFailed,
     RotationFailed,
     SourceUnreadable,
     TaskDied,
@@ -308,6 +309,39 @@ async def test_a_source_that_changes_during_a_renewal_is_asked_all_the_same() ->
 
     async with world(Renewed) as w:
         await asyncio.sleep(50)
+        assert await w.serves() == "app-2"
+
+
+async def test_a_source_that_changes_while_its_renewals_fail_is_asked_though_one_works_again() -> None:
+    class Renewed(Watched):
+        issuable = renewable = False
+
+        async def issue(self, *, timeout: float) -> Grant:
+            if self.asked and not self.issuable:
+                raise errors.SourceError("the network is away")
+            await super().issue(timeout=timeout)
+            return Grant(Credential(self.username, SecretStr(self.password)), 60, lease_id=self.username, renewable=True)
+
+        async def renew(self, lease: Lease, increment: float, *, timeout: float) -> Grant:
+            if not self.renewable:
+                raise errors.SourceError("the network is away")
+            return Grant(lease.credential, increment, lease_id=lease.id, renewable=True)
+
+        async def revoke(self, lease: Lease, *, timeout: float) -> None: ...
+
+    async with world(Renewed) as w:
+        source: Any = w.keeper.tenure.source
+        await asyncio.sleep(42)
+        assert w.of(RenewalFailed)
+        source.put("pw", "app-2")
+        source.changed.set()
+        await asyncio.sleep(12)
+        assert w.of(RotationFailed)
+        source.renewable = True
+        await w.settle()
+        assert w.of(LeaseRenewed)
+        source.issuable = True
+        await asyncio.sleep(10)
         assert await w.serves() == "app-2"
 
 

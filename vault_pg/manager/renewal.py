@@ -55,7 +55,7 @@ class Renewal:
                 return
             self._tell_failed(error, attempt=attempt.retry_state.attempt_number, wait=None)
             if self.may_pass(error):
-                tenure.due = UNRENEWED  # it can be renewed still, beside the rotation
+                tenure.due = tenure.due or UNRENEWED  # it can be renewed still, beside the rotation: that answers no news
             else:
                 tenure.lease = tenure.lease.unrenewable()
 
