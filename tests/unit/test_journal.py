@@ -133,3 +133,12 @@ def test_the_next_outage_is_told_from_its_start_and_a_last_attempt_always() -> N
             journal(failed(attempt, "sealed", None if len(lines) == 5 else 2.0))
 
     assert attempts(lines) == [1, 2, 1, 2, 3]
+
+
+def test_another_status_is_another_reason() -> None:
+    with capture_logs() as lines:
+        journal = Journal()
+        for attempt, status in enumerate((502, 502, 500, 502, 502), 1):
+            journal(failed(attempt, f"Vault at https://vault:8200 cannot answer now: status {status}"))
+
+    assert [line["log_level"] for line in lines] == ["error", "error", "error", "error", "debug"]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-_PASSING = re.compile(r"\bv-[\w-]+|\d[\d.:]*")
-"""What differs from one attempt to the next: the user name of a lease, seconds, times."""
+_PASSING = re.compile(r"\bv-[\w-]+|(?<!\bstatus )(?<![\d.:])\d[\d.:]*")
+"""What differs from one attempt to the next: the user name of a lease, seconds, times. Not the status of an answer."""
 
 
 def gist(error: str) -> str:
