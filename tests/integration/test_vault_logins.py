@@ -30,7 +30,7 @@ from tests.waiting import LONG, eventually
 from vault_pg import connect
 from vault_pg.dev import DevVault, EmbeddedPostgres, LoginMethod, RoleSpec, provision, provision_login
 from vault_pg.errors import LoginFailed, VaultUnavailable
-from vault_pg.events import Event, TokenIssued, TokenLost
+from vault_pg.events import Event, TokenIssued, TokenLost, VaultReachable, VaultUnreachable
 from vault_pg.settings import (
     AgentAuth,
     AppRoleAuth,
@@ -141,6 +141,30 @@ async def test_a_wrapped_secret_id_logs_in_again_and_again(mount: Mount, tmp_pat
         await session.log_in()
         await leases(session, mount)
         assert session.token.serial == 3
+
+
+async def test_a_wrapped_secret_id_whose_answer_is_late_in_an_outage_is_taken_for_nobody_elses(
+    dev_vault: DevVault, mount: Mount, tmp_path: Path
+) -> None:
+    login = mount.approle()
+    file = tmp_path / "wrapped"
+    put(file, wrapped_secret_id(mount, mount.path))
+    auth = AppRoleAuth(role_id=login.role_id, secret_id_file=file, wrapped=True, role=mount.path)
+    told: list[Event] = []
+    async with running(mount, auth, told) as session:
+        put(file, wrapped_secret_id(mount, mount.path))
+        watching = asyncio.create_task(session.watch())
+        with dev_vault.faults.late(5, "*/wrapping/unwrap", times=1) as late:
+            logging_in = asyncio.create_task(session.log_in())
+            await eventually(lambda: late.hits > 0, "the secret id is asked for")
+            with dev_vault.faults.unavailable(match="*/lookup-self"):
+                with pytest.raises(VaultUnavailable):
+                    await session.check_token()
+                await eventually(lambda: [event for event in told if isinstance(event, VaultUnreachable)], "the outage")
+            await logging_in
+        assert [event for event in told if isinstance(event, VaultReachable)]
+        watching.cancel()
+        await leases(session, mount)
 
 
 async def test_a_wrapped_secret_id_that_somebody_else_unwrapped_or_made(mount: Mount, make_mount: Callable[..., Mount]) -> None:

@@ -26,6 +26,10 @@ class AppRole(Blocking):
     _unwrapped: dict[str, SecretStr] = field(default_factory=dict, repr=False)
     """Secret id by its wrapping token, which works only once: the next login needs the secret id again."""
 
+    @property
+    def repeats(self) -> bool:
+        return not self.auth.wrapped  # unwrapped by the first, it would look to the second as if somebody else had
+
     def login(self, client: Client) -> Grant:
         auth = self.auth
         secret_id = either(auth.secret_id, auth.secret_id_file, TITLE, "secret id")
