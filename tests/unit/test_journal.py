@@ -142,3 +142,28 @@ def test_another_status_is_another_reason() -> None:
             journal(failed(attempt, f"Vault at https://vault:8200 cannot answer now: status {status}"))
 
     assert [line["log_level"] for line in lines] == ["error", "error", "error", "error", "debug"]
+
+
+def test_reasons_that_take_turns_do_not_make_every_attempt_news() -> None:
+    journal = Journal()
+    with capture_logs() as lines:
+        for attempt in range(1, 1801):
+            journal(failed(attempt, "sealed" if attempt % 2 else "refuses the connection"))
+
+    assert len(attempts(lines)) < 40
+
+
+def test_a_vault_that_hangs_is_one_reason_whatever_was_asked_and_however_long_it_had() -> None:
+    journal, vault = Journal(), "Vault at http://127.0.0.1:8200 did not answer"
+    ends = (
+        " sys/leases/renew within 10 s",
+        " within the 7.3 s that were left for it",
+        " auth/token/lookup-self within the 2 s that were left for it",
+        " within 10 s",
+        " database/creds/app in time",
+    )
+    with capture_logs() as lines:
+        for attempt in range(1, 1801):
+            journal(failed(attempt, vault + ends[attempt % len(ends)]))
+
+    assert attempts(lines) == [2**n for n in range(11)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Mapping, MutableMapping
 from typing import Any
 
@@ -12,12 +13,15 @@ from vault_pg.manager.reason import gist
 DECIMALS = 3
 """Of seconds; more than that nobody reads."""
 
+MOST_REASONS = 32
+"""Of one failure that are kept apart."""
+
 
 class Journal:
     """Logs every event as `event=name key=value …` to the logger `vault_pg`; the level is the event's. It configures nothing.
 
-    A failure that goes on is news at its first attempt, its second, its fourth and so on, and whenever its reason changes; what is tried
-    in between is logged at DEBUG.
+    A failure that goes on is news at its first attempt, its second, its fourth and so on, and when its reason changes: to the same reason
+    the first time, the second, the fourth and so on, because reasons may take turns. What is tried in between is logged at DEBUG.
 
     A program that has not configured structlog gets structlog's events through the standard library's logging, which is silent below
     WARNING until it is configured.
@@ -25,7 +29,7 @@ class Journal:
 
     def __init__(self) -> None:
         self._logger: Any = None
-        self._reasons: dict[tuple[str, str], str] = {}
+        self._reasons: dict[tuple[str, str], tuple[str, Counter[str]]] = {}
 
     def __call__(self, event: Event) -> None:
         if self._logger is None:
@@ -37,8 +41,12 @@ class Journal:
         if not isinstance(event, RenewalFailed | RotationFailed | SourceUnreadable):
             return True
         key, reason = (event.name, event.database), gist(event.error)
-        changed = self._reasons.get(key) != reason
-        self._reasons[key] = reason
+        before, turns = self._reasons.get(key, ("", Counter()))
+        if event.attempt == 1 or len(turns) > MOST_REASONS:
+            turns = Counter()
+        turns[reason] += reason != before or not turns
+        self._reasons[key] = (reason, turns)
+        changed = reason != before and turns[reason].bit_count() == 1
         return changed or event.retry_in_seconds is None or event.attempt.bit_count() == 1
 
 
