@@ -63,6 +63,7 @@ if TYPE_CHECKING:
         StartDelayed,
         StatusUnavailable,
         TaskDied,
+        TokenEnding,
         TokenIssued,
         TokenLost,
         TokenRenewalFailed,
@@ -121,7 +122,7 @@ _EVENTS = (
     "LoopEnded", "ManagerStarted", "ManagerStopped", "NotificationsMissed",
     "PasswordExchanged", "RenewalFailed", "SourceUnreadable",
     "RevocationFailed", "RotationFailed", "StatusUnavailable", "TaskDied", "TokenIssued", "TokenLost", "TokenRenewalFailed",
-    "TokenRenewed", "TokenRevocationFailed", "TokenRevoked", "LeasesLeftBehind", "StartDelayed",
+    "TokenEnding", "TokenRenewed", "TokenRevocationFailed", "TokenRevoked", "LeasesLeftBehind", "StartDelayed",
     "VaultReachable", "VaultUnreachable",
 )  # fmt: skip
 _SETTINGS = (
@@ -226,6 +227,7 @@ __all__ = [
     "StatusUnavailable",
     "TaskDied",
     "TokenAuth",
+    "TokenEnding",
     "TokenInvalid",
     "TokenIssued",
     "TokenLost",

@@ -257,8 +257,18 @@ class TokenRenewalFailed(TokenEvent):
     name: ClassVar[str] = "token.renewal_failed"
     level: ClassVar[str] = "warning"
     error: str
+    attempt: int = 1
     retry_in_seconds: float | None
     remaining_seconds: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenEnding(TokenEvent):
+    """A token that was given by hand will end, and nothing moves its end or brings another: somebody has to, or the service stops."""
+
+    name: ClassVar[str] = "token.ending"
+    level: ClassVar[str] = "warning"
+    remaining_seconds: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

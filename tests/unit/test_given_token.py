@@ -14,7 +14,7 @@ from tests.unit.memory_postgres import MemoryPostgres
 from tests.unit.memory_vault import ADDRESS, DENIED, DOWN, MemoryCalls, MemoryVault, Reply
 from tests.unit.test_keeper import ISSUE, Leases
 from vault_pg import DatabaseSettings, LeaseManager, Settings
-from vault_pg.events import CredentialExpired, Event, LeaseRotated, TokenLost
+from vault_pg.events import CredentialExpired, Event, LeaseRotated, TokenEnding, TokenLost
 from vault_pg.settings import TokenAuth, VaultSettings
 
 pytestmark = pytest.mark.looptime
@@ -69,7 +69,12 @@ async def test_a_given_token_that_ends_soon_makes_the_status_degraded_with_what_
     async with world.entered():
         await asyncio.sleep(440)
         assert world.seen() == ("healthy", None)
+        assert not world.of(TokenEnding)
         await asyncio.sleep(20)
+        (warning,) = world.of(TokenEnding)
+        assert isinstance(warning, TokenEnding)
+        assert warning.remaining_seconds == pytest.approx(150, abs=2)
+        assert warning.level == "warning"
         health, trouble = world.seen()
         assert health == "degraded"
         assert "ends soon, and nothing brings another: start anew with another VAULT_TOKEN" in str(trouble)
@@ -77,6 +82,7 @@ async def test_a_given_token_that_ends_soon_makes_the_status_degraded_with_what_
         health, trouble = world.seen()
         assert health == "critical"
         assert "has ended" in str(trouble)
+        assert len(world.of(TokenEnding)) == 1
 
 
 async def test_a_given_token_that_can_be_renewed_is_nobodys_business_though_its_renewals_fail(

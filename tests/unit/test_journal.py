@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from vault_pg.events import LeaseRotated, ManagerStarted, RenewalFailed, RotationFailed
+from vault_pg.events import LeaseRotated, ManagerStarted, RenewalFailed, RotationFailed, TokenRenewalFailed
 from vault_pg.manager.journal import Journal
 
 FAILED = RenewalFailed(
@@ -167,3 +167,16 @@ def test_a_vault_that_hangs_is_one_reason_whatever_was_asked_and_however_long_it
             journal(failed(attempt, vault + ends[attempt % len(ends)]))
 
     assert attempts(lines) == [2**n for n in range(11)]
+
+
+def test_a_login_that_goes_on_failing_is_told_ever_more_rarely() -> None:
+    journal = Journal()
+    with capture_logs() as lines:
+        for attempt in range(1, 1801):
+            journal(
+                TokenRenewalFailed(
+                    method="userpass", serial=1, error="refused", attempt=attempt, retry_in_seconds=2.0, remaining_seconds=0.0
+                )
+            )
+
+    assert [line["attempt"] for line in lines if line["log_level"] != "debug"] == [2**n for n in range(11)]

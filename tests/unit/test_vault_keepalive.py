@@ -270,3 +270,17 @@ async def test_after_a_suspend_the_lease_clock_counts_and_not_the_loops() -> Non
         slept = 2500.0
         await until(111)
         assert len(world.vault.times(RENEW)) == 1
+
+
+async def test_a_login_that_is_refused_is_known_before_the_token_ends() -> None:
+    world = World(APPROLE, draw=0.5)
+    world.vault.renewable = False
+    async with world.running():
+        await until(1)
+        login, world.vault.paths[LOGIN] = world.vault.paths[LOGIN], DENIED
+        await until(19)
+        assert now() < world.session.token.end
+        assert "login failed" in str(world.session.token_failure)
+        world.vault.paths[LOGIN] = login
+        await until(60)
+        assert world.session.token_failure is None

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, MutableMapping
 from typing import Any
 
-from vault_pg.events import Event, RenewalFailed, RotationFailed, SourceUnreadable
+from vault_pg.events import Event, RenewalFailed, RotationFailed, SourceUnreadable, TokenRenewalFailed
 from vault_pg.manager.reason import gist
 
 DECIMALS = 3
@@ -38,9 +38,9 @@ class Journal:
         getattr(self._logger, event.level if self._is_news(event) else "debug")(event.name, **facts)
 
     def _is_news(self, event: Event) -> bool:
-        if not isinstance(event, RenewalFailed | RotationFailed | SourceUnreadable):
+        if not isinstance(event, RenewalFailed | RotationFailed | SourceUnreadable | TokenRenewalFailed):
             return True
-        key, reason = (event.name, event.database), gist(event.error)
+        key, reason = (event.name, getattr(event, "database", "")), gist(event.error)
         before, turns = self._reasons.get(key, ("", Counter()))
         if event.attempt == 1 or len(turns) > MOST_REASONS:
             turns = Counter()

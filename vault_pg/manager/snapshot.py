@@ -68,7 +68,11 @@ def _vault(settings: Settings, session: VaultSession | None, now: Instant) -> Va
 
 def _token_trouble(session: VaultSession | None, now: Instant) -> str | None:
     try:
-        if session is None or not session.token_ending:
+        if session is None:
+            return None
+        if session.token_failure is not None:
+            return f"no other token can be had for the one that serves: {session.token_failure}"
+        if not session.token_ending:
             return None
     except NotRunning:
         return None

@@ -9,7 +9,7 @@ from typing import Literal, Protocol, TypeAlias
 
 from vault_pg.clock import Clock, Instant
 from vault_pg.errors import VaultError, VaultUnavailable
-from vault_pg.events import Listener, TokenRenewalFailed
+from vault_pg.events import Listener, TokenEnding, TokenRenewalFailed
 from vault_pg.lease import Token
 from vault_pg.schedule import BACKOFF_CAP, Limits, backoff, renew_point, rotate_point
 from vault_pg.vault.logins import Supply
@@ -29,7 +29,7 @@ SHORTEST_GLANCE = 0.2
 
 NEVER = float("inf")
 
-Deed: TypeAlias = Literal["renew", "log in", "look up"]
+Deed: TypeAlias = Literal["renew", "log in", "look up", "warn"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +116,9 @@ class Keepalive:
         self._logged_in_at = clock()
         self._short_lived = 0
         self._mourned = 0
+        self._refused: tuple[int, str] | None = None
+        """The token that was to be replaced, and why no login will do it, however often it is tried."""
+        self._warned: tuple[int, Instant] | None = None
 
     async def run(self) -> None:
         failures = 0
@@ -130,6 +133,12 @@ class Keepalive:
                     await self._tokens.changed_within(self._wait_after(error, failures))
             else:
                 failures = 0
+
+    @property
+    def refused(self) -> str | None:
+        """Why the current token cannot be replaced; None where nobody tried, or another try may work."""
+        serial, why = self._refused or (None, None)
+        return why if serial == self._tokens.current.serial else None
 
     def _next(self) -> TokenStep:
         token = self._tokens.current
@@ -147,6 +156,9 @@ class Keepalive:
         if self._tokens.doubted and now < token.end and not self._tokens.dead(token.serial):
             # A renewal that is due, or a login, tells as much: look-ups that fail must not keep the token from it.
             return step if step.at <= now else TokenStep(now, "look up")
+        if self._supply == "given" and step.deed == "look up" and now < token.end < NEVER:
+            warning = TokenStep(renew_point(token.granted_at, token.ttl or 0.0, 1.0), "warn")
+            return step if self._warned == (token.serial, token.end) else warning
         return step
 
     async def _changed_before(self, at: Instant) -> bool:
@@ -174,8 +186,16 @@ class Keepalive:
             await self._desk.renew_token()
         elif step.deed == "look up":
             await self._look_up()
+        elif step.deed == "warn":
+            self._warn()
         else:
             await self._log_in()
+
+    def _warn(self) -> None:
+        token = self._tokens.current
+        self._warned = (token.serial, token.end)
+        left = max(0.0, token.end - self._clock())
+        self._emit(TokenEnding(method=self._method, serial=token.serial, remaining_seconds=round(left, 3)))
 
     async def _look_up(self) -> None:
         if await self._desk.check_token() and self._clock() >= self._tokens.current.end:
@@ -193,6 +213,7 @@ class Keepalive:
         except VaultError as error:
             if not error.transient:
                 self._tokens.spare(token.serial)
+                self._refused = (token.serial, str(error))
             raise
         self._logged_in_at = self._clock()
 
@@ -213,6 +234,7 @@ class Keepalive:
                 method=self._method,
                 serial=token.serial,
                 error=str(error),
+                attempt=failures,
                 retry_in_seconds=round(wait, 3),
                 remaining_seconds=round(max(0.0, left), 3) if left < NEVER else None,
             )

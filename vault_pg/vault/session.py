@@ -68,6 +68,7 @@ class VaultSession:
         self.address = origin(settings.address)
         self.last_error: VaultError | None = None
         """What the latest call failed with."""
+        self._keepalive: Keepalive | None = None
         self._timeout = settings.timeout
         self._emit = emit
         self._clock = clock
@@ -117,6 +118,11 @@ class VaultSession:
         return self._login.supply != "repeatable" and self._clock() >= self.token.end
 
     @property
+    def token_failure(self) -> str | None:
+        """Why no login replaces the token, where no waiting mends that; an outage is told of as such."""
+        return self._keepalive.refused if self._keepalive is not None else None
+
+    @property
     def token_ending(self) -> bool:
         """The time to renew or replace the current token is over, it was given by hand, and nothing moves its end."""
         token = self.token
@@ -143,7 +149,7 @@ class VaultSession:
 
     async def run(self) -> None:
         """Keep the token alive, for ever. Trouble with Vault is told as events and never raised."""
-        keepalive = Keepalive(
+        self._keepalive = keepalive = Keepalive(
             self,
             self._tokens,
             method=self._login.method,
