@@ -113,9 +113,9 @@ def status(
 ) -> None:
     """Show every manager of yours that runs on this host: leases, what comes next, pools.
 
-    Exit code: 0 healthy, 1 degraded (it serves, but Vault or a renewal fails), 2 critical (no credential that works), 3 nothing runs,
-    4 nobody can tell (the directory of the status sockets can't be trusted), 64 wrong usage, 70 a fault of vault-pg itself,
-    74 the output cannot be written.
+    Exit code: 0 healthy, 1 degraded (it serves, but Vault, PostgreSQL, a renewal or a login fails), 2 critical (no credential
+    that works), 3 nothing runs, 4 nobody can tell (the directory of the status sockets can't be trusted), 64 wrong usage, 70 a
+    fault of vault-pg itself, 74 the output cannot be written.
     """
     from vault_pg.cli.status import run  # noqa: PLC0415 - see the module's docstring
 
